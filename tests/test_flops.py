@@ -1,0 +1,157 @@
+import dataclasses
+
+import pytest
+
+from bltjax.config import (
+    BLTConfig,
+    ByteTransformerConfig,
+    CrossAttentionConfig,
+    EntropyModelConfig,
+    HashConfig,
+    TokenTransformerConfig,
+    TransformerConfig,
+)
+from bltjax.flops import PEAKS, flops_per_byte, mean_keys, mfu
+from bltjax.presets import preset
+
+
+@pytest.mark.parametrize(
+    ("name", "bytes_per_token", "expected"),
+    [
+        ("token-470m", 3.7, 3.14e8),
+        ("token-450m", 4.4, 3.15e8),
+        ("token-3.6b", 3.7, 2.13e9),
+        ("token-3.9b", 4.4, 2.13e9),
+    ],
+)
+def test_token_models_cost_what_table_2_of_the_paper_says(name, bytes_per_token, expected):
+    cost = flops_per_byte(preset(name), bytes_per_token, 8192)
+    assert cost.forward == pytest.approx(expected, rel=0.01)
+    assert cost.training == 3 * cost.forward
+
+
+@pytest.mark.parametrize(
+    ("name", "gflops", "shares"),
+    [
+        ("blt-400m", (0.416, 0.382, 0.316, 0.269), (64, 61, 54, 47)),
+        ("blt-1b", (1.007, 0.924, 0.761, 0.643), (68, 65, 58, 51)),
+        ("blt-2b", (1.427, 1.295, 1.038, 0.849), (76, 74, 69, 62)),
+        ("blt-4b", (2.488, 2.234, 1.735, 1.368), (86, 85, 81, 77)),
+        ("blt-8b", (3.732, 3.341, 2.569, 1.998), (90, 89, 86, 82)),
+    ],
+)
+def test_blt_presets_cost_what_the_papers_equations_give(name, gflops, shares):
+    for patch_size, cost, share in zip((4, 4.5, 6, 8), gflops, shares, strict=True):
+        breakdown = flops_per_byte(preset(name), patch_size, 8192)
+        assert breakdown.forward / 1e9 == pytest.approx(cost, rel=0.01)
+        assert 100 * breakdown.parts["global"] / breakdown.forward == pytest.approx(share, abs=0.6)
+
+
+@pytest.mark.parametrize(("width", "heads", "expected"), [(512, 8, 9.6e7), (768, 12, 2.1e8)])
+def test_the_entropy_model_costs_a_tenth_to_a_fifth_of_a_gigaflop(width, heads, expected):
+    model = EntropyModelConfig(TransformerConfig(width, 14, heads, window=512))
+    assert flops_per_byte(model, 1, 8192).forward == pytest.approx(expected, rel=0.01)
+
+
+SMALL = BLTConfig(
+    encoder=TransformerConfig(8, 2, 2, hidden=20, window=4),
+    global_model=TransformerConfig(24, 3, 4, kv_heads=2, hidden=40),
+    decoder=TransformerConfig(8, 2, 2, hidden=12, window=100),
+    cross_attention=CrossAttentionConfig(k=2, encoder="all", decoder="first"),
+    hash=HashConfig(buckets=11),
+)
+
+
+def test_full_counts_every_matrix_product_of_a_row():
+    """16 byte positions in 4 patches, each product written out: rows x inputs x outputs x 2."""
+    parts = flops_per_byte(SMALL, 4, 16, "full").parts
+    encoder_keys = (1 + 2 + 3 + 4 * 13) / 16
+    layer = 2 * 8 * (8 + 8 + 8 + 8) + 2 * 2 * encoder_keys * 8 + 2 * 8 * (20 + 20) + 2 * 20 * 8
+    global_layer = 2 * 24 * (24 + 12 + 12 + 24) + 2 * 2 * 2.5 * 24 + 2 * 24 * 80 + 2 * 40 * 24
+    decoder_layer = 2 * 8 * 32 + 2 * 2 * 8.5 * 8 + 2 * 8 * 24 + 2 * 12 * 8
+    cross = 8 * 2 * 8 * 16 + 16 * 2 * 8 * 16 + 2 * 16 * 2 * 8 * 2
+    assert {name: value * 16 for name, value in parts.items()} == pytest.approx(
+        {
+            "encoder": 2 * 16 * layer,
+            "encoder_projection": 4 * 2 * 8 * 16,
+            "encoder_cross": 2 * cross,
+            "global_projection": 4 * 2 * 16 * 24,
+            "global": 3 * 4 * global_layer,
+            "decoder_projection": 4 * 2 * 24 * 16,
+            "decoder_cross": cross,
+            "decoder": 2 * 16 * decoder_layer,
+            "output": 16 * 2 * 8 * 260,
+        }
+    )
+
+
+def test_mean_keys_is_the_mean_of_the_causal_window():
+    for window, length in ((1, 5), (3, 5), (5, 5), (9, 5), (None, 5)):
+        seen = [min(window or length, position + 1) for position in range(length)]
+        assert mean_keys(window, length) == pytest.approx(sum(seen) / length)
+
+
+def test_padding_is_paid_per_real_byte():
+    whole = flops_per_byte(SMALL, 4, 16, "full")
+    half = flops_per_byte(SMALL, 4, 16, "full", byte_fill=0.5, patch_fill=0.5)
+    # The row and its slots are the same (16 positions, 4 slots); it holds half as many bytes in half as many patches.
+    assert half.forward == pytest.approx(2 * whole.forward)
+    empty_slots = flops_per_byte(SMALL, 4, 16, "full", patch_fill=0.5)
+    assert empty_slots.parts["decoder"] == whole.parts["decoder"]
+    assert empty_slots.parts["global_projection"] == 2 * whole.parts["global_projection"]
+
+
+def test_the_entropy_model_is_charged_once_a_byte_and_its_training_is_shared():
+    patcher = EntropyModelConfig(TransformerConfig(8, 1, 1, window=4))
+    alone = flops_per_byte(patcher, 1, 16, "full").forward
+    without = flops_per_byte(SMALL, 4, 16, "full")
+    cost = flops_per_byte(
+        SMALL, 4, 16, "full", patcher=patcher, patcher_training_bytes=3000, patcher_runs=5, run_bytes=200
+    )
+    assert cost.forward == pytest.approx(without.forward + alone)
+    assert cost.training == pytest.approx(3 * without.forward + alone + 3 * alone * 3000 / (5 * 200))
+
+
+def test_short_rows_see_no_more_keys_than_they_have():
+    wide = dataclasses.replace(SMALL, encoder=dataclasses.replace(SMALL.encoder, window=None))
+    windowed = dataclasses.replace(SMALL, encoder=dataclasses.replace(SMALL.encoder, window=512))
+    for accounting in ("paper", "full"):
+        assert flops_per_byte(wide, 4, 16, accounting) == flops_per_byte(windowed, 4, 16, accounting)
+
+
+BYTES = ByteTransformerConfig(TransformerConfig(8, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("config", "arguments", "named"),
+    [
+        (SMALL, {"accounting": "fulll"}, "accounting"),
+        (SMALL, {"patch_size": 0.5}, "patch_size"),
+        (SMALL, {"context_bytes": 3}, "context_bytes"),
+        (BYTES, {"patch_size": 4}, "patch_size"),
+        (SMALL, {"byte_fill": 0.0, "accounting": "full"}, "byte_fill"),
+        (SMALL, {"patch_fill": 1.1, "accounting": "full"}, "patch_fill"),
+        (SMALL, {"patch_fill": 0.9}, "fill"),
+        (SMALL, {"patcher": EntropyModelConfig()}, "patcher"),
+        (SMALL, {"patcher_training_bytes": 9, "accounting": "full"}, "patcher_training_bytes"),
+        (SMALL, {"patcher": EntropyModelConfig(), "patcher_training_bytes": 9, "accounting": "full"}, "run_bytes"),
+        (SMALL, {"patcher_runs": 0, "accounting": "full"}, "patcher_runs"),
+    ],
+)
+def test_senseless_arguments_are_refused_by_name(config, arguments, named):
+    with pytest.raises(ValueError, match=named):
+        flops_per_byte(config, **{"patch_size": 4, "context_bytes": 16, **arguments})
+
+
+def test_mfu_is_a_share_of_the_peak():
+    assert mfu(1e15, 10, PEAKS["tpu-v5e"]) == pytest.approx(1e14 / 197e12)
+    with pytest.raises(ValueError, match="seconds"):
+        mfu(1.0, 0.0, 1.0)
+
+
+def test_token_output_grows_with_the_vocabulary_alone():
+    small, large = (
+        flops_per_byte(TokenTransformerConfig(BYTES.tower, vocabulary_size=v), 4, 16, "full").parts for v in (300, 600)
+    )
+    assert large["output"] == 2 * small["output"]
+    assert large["tower"] == small["tower"]
