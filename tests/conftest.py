@@ -1,0 +1,59 @@
+"""What every test stands on: eight CPU devices, checked shapes, compiled programs kept between runs.
+
+Environment variables are set before anything imports JAX; a value that the caller has set stays. Programs that a test
+starts inherit them.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import jaxtyping
+import pytest
+from jaxtyping import install_import_hook
+
+ROOT = Path(__file__).resolve().parent.parent
+PEERS = ROOT / "tests" / "peers"
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+
+# A folder for each worker: JAX does not write its cache atomically, so two workers must not share one.
+_cache = Path(os.environ.setdefault("BLTJAX_TEST_CACHE", str(ROOT / ".pytest_cache" / "d" / "jax")))
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_cache / os.environ.get("PYTEST_XDIST_WORKER", "main"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+# Checks every annotation of the package while it is called; users of the package pay nothing for this.
+# The "tower" is what a static checker takes for granted: an int will do where a float is asked for.
+install_import_hook("bltjax", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Switches the checks of annotations off, as they are for users: for tests of what bad arguments raise."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--runslow", action="store_true", help="run the tests marked slow as well")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    # These modules import torch and transformers, which only an environment made for them has.
+    if collection_path == PEERS and config.option.markexpr != "peers":
+        return True
+    return None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(PEERS):
+            item.add_marker("peers")
+    if not config.getoption("--runslow"):
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
