@@ -1,0 +1,143 @@
+"""The id stream of a split, any stretch of it at once, and the entropies that are stored beside it.
+
+For each document in stored order the stream has BOS, the document's bytes (id = byte + 4) and EOS: its length plus 2
+positions. Everything that cuts rows or windows counts in these positions, whatever the family of models.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float16, Int16, Int64
+
+from bltjax import vocabulary
+from bltjax.data.corpus import Corpus, Documents, Split
+
+
+class ByteStream:
+    """The ids of documents one after the other, without an array as long as the split.
+
+    Attributes:
+      documents: what it is the stream of.
+      length: S, positions: bytes plus 2 a document.
+      document_starts: int64 [documents + 1], position of each document's BOS and, last, S.
+    """
+
+    def __init__(self, documents: Documents) -> None:
+        self.documents = documents
+        self.document_starts: Int64[np.ndarray, "documents+1"] = documents.offsets + 2 * np.arange(len(documents) + 1)
+        self.length = int(self.document_starts[-1])
+
+    def ids(self, start: int = 0, stop: int | None = None) -> Int16[np.ndarray, "positions"]:
+        """The ids at positions start .. stop - 1.
+
+        Raises:
+          IndexError: for positions that the stream does not have.
+        """
+        stop = self.length if stop is None else stop
+        if not 0 <= start <= stop <= self.length:
+            raise IndexError(f"positions {start}:{stop} of a stream of {self.length}.")
+        if start == stop:
+            return np.empty(0, np.int16)
+        first, last = np.searchsorted(self.document_starts, (start, stop - 1), "right") - 1
+        # Between the specials of these documents lie bytes that are neighbours in the file as well.
+        begins = self.document_starts[first : last + 1]
+        specials = np.concatenate([begins, self.document_starts[first + 1 : last + 2] - 1])
+        kinds = np.repeat(np.array([vocabulary.BOS, vocabulary.EOS], np.int16), len(begins))
+        inside = (specials >= start) & (specials < stop)
+        specials, kinds = specials[inside] - start, kinds[inside]
+        ids = np.empty(stop - start, np.int16)
+        is_byte = np.ones(stop - start, bool)
+        is_byte[specials] = False
+        ids[specials] = kinds
+        # The EOS of a document is its last position, so the only special of it that can lie before another is its BOS.
+        at = start - int(2 * first + (start > begins[0]))
+        ids[is_byte] = self.documents.data[at : at + stop - start - len(specials)]
+        ids[is_byte] += vocabulary.OFFSET
+        return ids
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Any]:
+    """A file opened for writing that takes the place of `path` when it is complete."""
+    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.partial-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(partial, 0o644)
+        os.replace(partial, path)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise
+
+
+def write_entropies(
+    corpus: Corpus, split: Split, entropies: Float16[np.ndarray, "positions"], fingerprint: dict[str, Any]
+) -> None:
+    """Stores the entropies of a split beside it, in the place of any others.
+
+    Args:
+      entropies: nats, for each position of the split's id stream: how uncertain the id after it is.
+      fingerprint: JSON values that say which model made them (hashes of its params and its config); the corpus's own
+        fingerprint is added under "corpus".
+
+    Raises:
+      ValueError: for another number of entropies than the stream has positions, or one that is negative or not finite.
+    """
+    length = ByteStream(corpus.documents(split)).length
+    if entropies.shape != (length,):
+        raise ValueError(f"entropies has shape {entropies.shape}: the {split} stream has {length} positions.")
+    wrong = np.flatnonzero(~(np.isfinite(entropies) & (entropies >= 0)))
+    if wrong.size:
+        raise ValueError(f"entropies[{wrong[0]}]={entropies[wrong[0]]}: entropies are finite and not negative.")
+    about = corpus.folder / f"{split}.entropies.json"
+    # Without its description a file of entropies counts as absent, so a kill in between leaves none, not a wrong pair.
+    about.unlink(missing_ok=True)
+    raw = np.ascontiguousarray(entropies).tobytes()
+    with _replacing(corpus.folder / f"{split}.entropies.f16") as file:
+        file.write(raw)
+    description = {
+        "positions": length,
+        "sha256": hashlib.sha256(raw).hexdigest(),
+        "fingerprint": {**fingerprint, "corpus": corpus.fingerprint},
+    }
+    with _replacing(about) as file:
+        file.write(json.dumps(description, indent=2).encode())
+
+
+def read_entropies(corpus: Corpus, split: Split, fingerprint: dict[str, Any]) -> Float16[np.ndarray, "positions"]:
+    """The stored entropies of a split in nats, memory-mapped, if the model with this fingerprint made them.
+
+    Args:
+      fingerprint: as given to `write_entropies`.
+
+    Raises:
+      FileNotFoundError: where none are stored.
+      ValueError: where those that are stored are of another model or corpus, naming what differs, or are damaged.
+    """
+    path, about = (corpus.folder / f"{split}.entropies.{suffix}" for suffix in ("f16", "json"))
+    if not (path.is_file() and about.is_file()):
+        raise FileNotFoundError(f"{path} is not there: score the {split} split with the entropy model first.")
+    description = json.loads(about.read_bytes())
+    stored, wanted = description["fingerprint"], {**fingerprint, "corpus": corpus.fingerprint}
+    different = [key for key in sorted({*stored, *wanted}) if stored.get(key) != wanted.get(key)]
+    if different:
+        pairs = "; ".join(f"{key}: stored {stored.get(key)!r}, wanted {wanted.get(key)!r}" for key in different)
+        raise ValueError(
+            f"{path} holds the entropies of another model or corpus ({pairs}). Score the {split} split anew with this "
+            "entropy model, or use the model that they were made with."
+        )
+    if path.stat().st_size != 2 * description["positions"]:
+        raise ValueError(
+            f"{path} has {path.stat().st_size} bytes, {2 * description['positions']} were written: "
+            f"score the {split} split anew."
+        )
+    return np.memmap(path, np.float16, "r")
