@@ -1,21 +1,25 @@
 """Patches: the one contract between the rules that cut bytes into patches and the models that read them."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import chex
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Int, Int32
 
 from bltjax import vocabulary
 
+if TYPE_CHECKING:  # type checkers know the fields of a standard dataclass, not those of a chex one
+    from dataclasses import dataclass
+else:
+    from chex import dataclass
+
 
 def _is_concrete(array: Any) -> bool:
-    return not isinstance(array, jax.core.Tracer)
+    return not isinstance(array, Tracer)
 
 
-@chex.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Patches:
     """Which patch each byte lies in, and which patch it may read. A pytree; N bytes, P patch slots a row.
 
@@ -35,7 +39,7 @@ class Patches:
     valid: Bool[Array, "batch patches"]
 
     @classmethod
-    def from_starts(cls, starts: Bool[Array | np.ndarray, "batch bytes+1"], num_patches: int) -> "Patches":
+    def from_starts(cls, starts: Bool[Array | np.ndarray, "batch positions"], num_patches: int) -> "Patches":
         """Patches from the positions where they start (BLT paper section 2).
 
         Args:
@@ -117,6 +121,19 @@ def _check_lengths(lengths: np.ndarray, num_bytes: int) -> None:
             f"lengths[{row}] sums to {sums[row]}, num_bytes={num_bytes}: lengths cover the row's bytes and the "
             f"unseen byte after them, so they sum to {num_bytes + 1}."
         )
+
+
+def delayed(values: Any, distance: int, fill: Any) -> Any:
+    """Entry t is the value `distance` places before t on the last axis, or `fill`; a numpy array stays one."""
+    xp = values.__array_namespace__()
+    front = xp.full((*values.shape[:-1], distance), fill, dtype=values.dtype)
+    return xp.concatenate([front, values], axis=-1)[..., : values.shape[-1]]
+
+
+def document_firsts(ids: Int[Array | np.ndarray, "*batch bytes"]) -> Bool[Array | np.ndarray, "*batch bytes+1"]:
+    """Positions where a document begins: the first, and every position after an EOS, the unseen one included."""
+    xp = ids.__array_namespace__()
+    return xp.concatenate([xp.ones((*ids.shape[:-1], 1), dtype=bool), ids == vocabulary.EOS], axis=-1)
 
 
 def byte_documents(ids: Int[Array | np.ndarray, "batch bytes"]) -> Int32[Array, "batch bytes"]:
