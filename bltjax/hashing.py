@@ -2,9 +2,11 @@
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Int32, UInt32
+from flax import linen as nn
+from jaxtyping import Array, Float, Int, Int32, UInt32
 
 from bltjax.config import HashConfig
+from bltjax.layers import truncated_normal
 
 # One prime a hash function, in the order of the released code.
 MULTIPLIERS = (
@@ -24,21 +26,25 @@ MULTIPLIERS = (
 Half = UInt32[Array, "..."]
 
 
-def _split(constant: int) -> tuple[np.uint32, np.uint32]:
-    return np.uint32(constant >> 32 & 0xFFFFFFFF), np.uint32(constant & 0xFFFFFFFF)
+def _halves(constants: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Upper and lower halves of 64-bit constants."""
+    return (
+        np.array([c >> 32 & 0xFFFFFFFF for c in constants], np.uint32),
+        np.array([c & 0xFFFFFFFF for c in constants], np.uint32),
+    )
 
 
-def _multiply_high(x: Half, constant: np.uint32) -> Half:
-    """Upper 32 bits of the 64-bit product, from products of 16-bit halves, which cannot overflow."""
-    c_high, c_low = np.uint32(constant >> 16), np.uint32(constant & 0xFFFF)
+def _multiply_high(x: Half, constants: np.ndarray) -> Half:
+    """Upper 32 bits of the 64-bit products, from products of 16-bit halves, which cannot overflow."""
+    c_high, c_low = constants >> 16, constants & np.uint32(0xFFFF)
     x_high, x_low = x >> 16, x & 0xFFFF
     middle = x_high * c_low + (x_low * c_low >> 16)
     other = x_low * c_high + (middle & 0xFFFF)
     return x_high * c_high + (middle >> 16) + (other >> 16)
 
 
-def _multiply(high: Half, low: Half, constant: int) -> tuple[Half, Half]:
-    c_high, c_low = _split(constant)
+def _multiply(high: Half, low: Half, constants: list[int]) -> tuple[Half, Half]:
+    c_high, c_low = _halves(constants)
     return high * c_low + low * c_high + _multiply_high(low, c_low), low * c_low
 
 
@@ -73,21 +79,26 @@ def _shifted(ids: Array, distance: int) -> Array:
     return jnp.pad(ids, ((0, 0), (distance, 0)))[:, : ids.shape[1]]
 
 
-def _hash(ids: Array, sizes: tuple[int, ...], multiplier: int, power_order: str) -> list[tuple[Half, Half]]:
-    """The wrapped 64-bit polynomial of the window that ends at each byte, for every size: (upper, lower) halves."""
-    low = ids.astype(jnp.uint32)
+def _polynomials(
+    ids: Array, sizes: tuple[int, ...], multipliers: tuple[int, ...], power_order: str
+) -> tuple[Half, Half]:
+    """The wrapped 64-bit polynomial of the window that ends at each byte: halves [batch, bytes, functions, sizes]."""
+    low = jnp.broadcast_to(ids.astype(jnp.uint32)[:, :, None], (*ids.shape, len(multipliers)))
     high = jnp.zeros_like(low)
     found = {1: (high, low)}
     for size in range(2, max(sizes) + 1):
-        older = _shifted(ids, size - 1).astype(jnp.uint32)
+        older = _shifted(ids, size - 1).astype(jnp.uint32)[:, :, None]
         if power_order == "code":  # the window's oldest id has power 0: multiply what is newer
-            high, low = _multiply(high, low, multiplier)
+            high, low = _multiply(high, low, list(multipliers))
             high, low = _add(high, low, 0, older)
         else:
-            power = pow(multiplier, size - 1, 1 << 64)
-            high, low = _add(high, low, *_multiply(jnp.zeros_like(older), older, power))
+            powers = [pow(a, size - 1, 1 << 64) for a in multipliers]
+            high, low = _add(high, low, *_multiply(jnp.zeros_like(older), older, powers))
         found[size] = (high, low)
-    return [found[size] for size in sizes]
+    return (
+        jnp.stack([found[size][0] for size in sizes], axis=-1),
+        jnp.stack([found[size][1] for size in sizes], axis=-1),
+    )
 
 
 def ngram_hash(
@@ -140,7 +151,26 @@ def ngram_hashes(ids: Int[Array, "batch bytes"], config: HashConfig) -> Int32[Ar
 
 
 def _buckets(ids: Array, config: HashConfig, multipliers: tuple[int, ...]) -> Int32[Array, "batch bytes tables"]:
-    halves = [half for a in multipliers for half in _hash(jnp.asarray(ids), config.sizes, a, config.power_order)]
-    high = jnp.stack([high for high, _ in halves], axis=-1)
-    low = jnp.stack([low for _, low in halves], axis=-1)
-    return _signed_modulo(high, low, config.buckets)
+    high, low = _polynomials(jnp.asarray(ids), config.sizes, multipliers, config.power_order)
+    return _signed_modulo(high, low, config.buckets).reshape(*ids.shape, -1)
+
+
+class HashEmbedding(nn.Module):
+    """Sum of the embeddings of the n-grams that end at each byte (BLT paper section 3.2.1); one fused table."""
+
+    config: HashConfig
+    width: int
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, ids: Int[Array, "batch bytes"]) -> Float[Array, "batch bytes width"]:
+        config = self.config
+        shape = (config.tables * config.buckets, self.width)
+        # jnp.asarray: params read from a checkpoint are numpy arrays, which have no .at
+        table = jnp.asarray(self.param("table", truncated_normal(self.width**-0.5), shape, jnp.float32))
+        rows = ngram_hashes(ids, config)
+        if config.short_ngrams == "omit":
+            found = table.at[rows].get(mode="fill", fill_value=0, wrap_negative_indices=False)
+        else:
+            found = table.at[rows].get(mode="promise_in_bounds")
+        return jnp.sum(found, axis=2).astype(self.dtype)

@@ -1,0 +1,1 @@
+"""The families that the Byte Latent Transformer is compared with; same call, same loss."""

@@ -1,0 +1,56 @@
+"""The assembled Byte Latent Transformer (Pagnoni et al. 2024, arXiv 2412.09871)."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from bltjax.config import VOCABULARY_SIZE, BLTConfig
+from bltjax.global_model import GlobalModel
+from bltjax.hashing import HashEmbedding
+from bltjax.layers import Embedding
+from bltjax.local import LocalDecoder, LocalEncoder
+from bltjax.patching.patches import Patches, byte_documents, patch_documents
+
+
+class BLT(nn.Module):
+    """Bytes -> local encoder -> patches -> global model -> local decoder -> logits of the next byte."""
+
+    config: BLTConfig
+
+    @nn.compact
+    def __call__(self, ids: Int[Array, "batch bytes"], patches: Patches) -> Float[Array, "batch bytes 260"]:
+        """Logits, float32; those at byte t predict byte t + 1 and depend on bytes 0 .. t alone.
+
+        Args:
+          ids: byte ids of the row, special ids included.
+          patches: of the same rows. A row with more patches than slots, or whose first patch is longer than one
+            byte, comes out as NaN: a compiled program can't raise, and must not be wrong in silence.
+
+        Raises:
+          ValueError: where ids and patches are of different rows.
+        """
+        config = self.config
+        if patches.encoder_ids.shape != ids.shape:
+            raise ValueError(
+                f"patches are of rows {patches.encoder_ids.shape}, ids are {ids.shape}: make them from the same bytes."
+            )
+        ids = jnp.asarray(ids, jnp.int32)
+        slots = patches.valid.shape[1]
+        broken = (patches.encoder_ids[:, -1] >= slots) | (patches.decoder_ids[:, 0] < 0)
+        patches = patches.replace(
+            encoder_ids=jnp.clip(patches.encoder_ids, 0, slots - 1),
+            decoder_ids=jnp.clip(patches.decoder_ids, 0, slots - 1),
+        )
+        of_bytes, of_patches = None, None
+        if config.document_mask:
+            of_bytes, of_patches = byte_documents(ids), patch_documents(ids, patches)
+        dtype, width = config.compute.dtype, config.encoder.width
+        x = Embedding(VOCABULARY_SIZE, width, width**-0.5, dtype, name="byte_embedding")(ids)
+        if config.hash.sizes:
+            x = x + HashEmbedding(config.hash, width, dtype, name="hash_embedding")(ids)
+            if config.hash.normalize:
+                x = x / (len(config.hash.sizes) + 1)
+        h, rows = LocalEncoder(config, name="encoder")(x, patches, of_bytes)
+        latents = GlobalModel(config, name="global_model")(rows, of_patches)
+        logits = LocalDecoder(config, name="decoder")(h, latents, patches, of_bytes)
+        return jnp.where(broken[:, None, None], jnp.nan, logits)

@@ -1,0 +1,181 @@
+"""The Llama-style layer, the stack of layers that every tower uses, and the flat language model made of them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from bltjax.attention import attention
+from bltjax.config import ComputeConfig, LanguageModelConfig, TransformerConfig
+from bltjax.layers import Embedding, Projection, RMSNorm, Rotation, SwiGLU, matrix_std, rotate, rotation
+from bltjax.patching.patches import byte_documents
+
+REMAT_POLICIES = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+class SelfAttention(nn.Module):
+    """Rotary self-attention with grouped queries."""
+
+    config: TransformerConfig
+    compute: ComputeConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch positions width"],
+        angles: Rotation,
+        documents: Int[Array, "batch positions"] | None,
+    ) -> Float[Array, "batch positions width"]:
+        config, dtype = self.config, self.compute.dtype
+        width, heads, head = config.width, config.heads, config.head_width
+        std = matrix_std(config, width)
+        q = Projection((width,), (heads, head), std, dtype, name="query")(x)
+        k = Projection((width,), (config.key_heads, head), std, dtype, name="key")(x)
+        v = Projection((width,), (config.key_heads, head), std, dtype, name="value")(x)
+        q, k = rotate(q, angles), rotate(k, angles)
+        mixed = attention(q, k, v, documents, config.window, self.compute.attention)
+        return Projection((heads, head), (width,), std, dtype, name="out")(mixed)
+
+
+class TransformerLayer(nn.Module):
+    """x + attention(norm(x)), then x + feed_forward(norm(x))."""
+
+    config: TransformerConfig
+    compute: ComputeConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch positions width"],
+        angles: Rotation,
+        documents: Int[Array, "batch positions"] | None,
+    ) -> Float[Array, "batch positions width"]:
+        config, dtype = self.config, self.compute.dtype
+        normed = RMSNorm(config.width, config.norm_epsilon, dtype, name="attention_norm")(x)
+        x = x + SelfAttention(config, self.compute, name="attention")(normed, angles, documents)
+        normed = RMSNorm(config.width, config.norm_epsilon, dtype, name="feed_forward_norm")(x)
+        return x + SwiGLU(config, dtype, name="feed_forward")(normed)
+
+
+class _Bundle(nn.Module):
+    modules: Sequence[nn.Module]
+
+
+def stacked(
+    modules: Sequence[nn.Module],
+    body: Callable[..., Any],
+    length: int,
+    compute: ComputeConfig,
+    carry: Any,
+    *shared: Any,
+) -> Any:
+    """Applies `body(modules, carry, *shared) -> carry` `length` times, each time with the next slice of the params.
+
+    The params of every module have a leading axis of `length`, whether the layers are scanned (one compiled body) or
+    written out (`compute.unroll`: no residuals copied into and out of stacked arrays, which costs most on a CPU).
+    `compute.remat` names what a layer recomputes in the backward pass.
+
+    Args:
+      modules: unbound inside a parent's compact method, each with a name; their params lie under that name.
+      carry: a pytree handed from layer to layer; shared: pytrees that every layer sees.
+    """
+    if compute.unroll and not modules[0].is_initializing():
+        return _written_out(modules, body, length, compute, carry, *shared)
+
+    def step(bundle: _Bundle, carry: Any, *shared: Any) -> Any:
+        return body(bundle.modules, carry, *shared)
+
+    if compute.remat != "none":
+        step = nn.remat(step, policy=REMAT_POLICIES[compute.remat], prevent_cse=False)
+    scanned = nn.scan(
+        lambda bundle, carry, *shared: (step(bundle, carry, *shared), None),
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        in_axes=nn.broadcast,
+        length=length,
+    )
+    return scanned(_Bundle(modules, parent=None), carry, *shared)[0]
+
+
+def _written_out(
+    modules: Sequence[nn.Module], body: Callable[..., Any], length: int, compute: ComputeConfig, carry: Any, *shared: Any
+) -> Any:
+    layers = list(zip(*(_split_layers(module.variables["params"], length) for module in modules), strict=True))
+    free = [module.clone(parent=None, name=None) for module in modules]
+
+    def step(params: Sequence[Any], carry: Any, *shared: Any) -> Any:
+        bound = [module.bind({"params": p}) for module, p in zip(free, params, strict=True)]
+        return body(bound, carry, *shared)
+
+    if compute.remat != "none":
+        step = jax.checkpoint(step, policy=REMAT_POLICIES[compute.remat], prevent_cse=False)
+    for params in layers:
+        carry = step(params, carry, *shared)
+    return carry
+
+
+def _split_layers(params: Any, length: int) -> list[Any]:
+    """The params of each layer. Unlike indexing, lax.split has one concatenation as its transpose, so that the
+    stacked gradient is written once and not `length` times."""
+    leaves, structure = jax.tree.flatten(params)
+    pieces = [jax.lax.split(leaf, [1] * length, axis=0) for leaf in leaves]
+    return [jax.tree.unflatten(structure, [piece[i][0] for piece in pieces]) for i in range(length)]
+
+
+def tower(
+    config: TransformerConfig,
+    compute: ComputeConfig,
+    x: Float[Array, "batch positions width"],
+    documents: Int[Array, "batch positions"] | None,
+) -> Float[Array, "batch positions width"]:
+    """The layers of one tower, as params "layers" of the module whose compact method calls this.
+
+    There is neither embedding nor final norm; positions are those of the row.
+    """
+    if not config.layers:
+        return x
+    angles = rotation(x.shape[1], config.head_width, config.rope_theta)
+    layer = TransformerLayer(config, compute, name="layers")
+    return stacked([layer], _one_layer, config.layers, compute, x, angles, documents)
+
+
+def _one_layer(modules: Sequence[nn.Module], x: Array, angles: Rotation, documents: Array | None) -> Array:
+    return modules[0](x, angles, documents)
+
+
+class LanguageModel(nn.Module):
+    """Embedding, tower, norm, output: the flat model over bytes or over the tokens of a BPE."""
+
+    config: LanguageModelConfig
+
+    @nn.compact
+    def __call__(
+        self, ids: Int[Array, "batch positions"], patches: None = None
+    ) -> Float[Array, "batch positions vocabulary"]:
+        """Logits, float32; those at position t predict the id at t + 1.
+
+        Args:
+          ids: of the row, special ids included.
+          patches: always None; here so that every family is called alike.
+
+        Raises:
+          ValueError: for patches, which a flat model does not read.
+        """
+        if patches is not None:
+            raise ValueError("patches: a flat model reads none; pass None.")
+        config, width = self.config, self.config.tower.width
+        dtype = config.compute.dtype
+        ids = jnp.asarray(ids, jnp.int32)
+        documents = byte_documents(ids) if config.document_mask else None
+        std = width**-0.5
+        x = Embedding(config.vocabulary_size, width, std, dtype, name="embedding")(ids)
+        x = tower(config.tower, config.compute, x, documents)
+        x = RMSNorm(width, config.tower.norm_epsilon, dtype, name="norm")(x)
+        logits = Projection((width,), (config.vocabulary_size,), std, dtype, name="output")(x)
+        return logits.astype(jnp.float32)
