@@ -1,6 +1,7 @@
 """One door to all the rules: a patcher's configuration applied to rows of a batch, or to a whole stream on the host."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -119,6 +120,12 @@ def finite_entropies(entropies: Any, first: int, last: int) -> NDArray[np.float3
     return part
 
 
+def stream_chunks(length: int) -> Iterator[tuple[int, int, int]]:
+    """Pieces [begin, end) of a stream, each with the position from which its decisions read: (first, begin, end)."""
+    for begin in range(0, length, _CHUNK):
+        yield max(begin - _LOOK_BACK, 0), begin, min(begin + _CHUNK, length)
+
+
 def stream_starts(
     config: PatcherConfig,
     document_starts: Integer[np.ndarray, "boundaries"],
@@ -148,9 +155,7 @@ def stream_starts(
         check_stream("ids", ids, length)
     out = np.empty(length, bool)
     delimiters = 0
-    for begin in range(0, length, _CHUNK):
-        end = min(begin + _CHUNK, length)
-        first = max(begin - _LOOK_BACK, 0)
+    for first, begin, end in stream_chunks(length):
         documents = np.append(firsts[first:end], False)[None]
         if config.rule == "entropy":
             scores = finite_entropies(entropies, first, end)[None]
