@@ -1,23 +1,20 @@
-"""The id stream of a split, any stretch of it at once, and the entropies that are stored beside it.
+"""The id streams of a split, any stretch of them at once, and the entropies that are stored beside it.
 
-For each document in stored order the stream has BOS, the document's bytes (id = byte + 4) and EOS: its length plus 2
-positions. Everything that cuts rows or windows counts in these positions, whatever the family of models.
+For each document in stored order the byte stream has BOS, the document's bytes (id = byte + 4) and EOS: its length
+plus 2 positions. Everything that cuts rows or windows counts in these positions, whatever the family of models.
 """
 
-import contextlib
 import hashlib
 import json
 import os
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float16, Int16, Int64
+from jaxtyping import Float16, Int16, Int32
 
 from bltjax import vocabulary
-from bltjax.data.corpus import Corpus, Documents, Split
+from bltjax.data.corpus import Corpus, Documents, Split, replacing
+from bltjax.data.tokenizer import Tokenizer
 
 
 class ByteStream:
@@ -31,7 +28,7 @@ class ByteStream:
 
     def __init__(self, documents: Documents) -> None:
         self.documents = documents
-        self.document_starts: Int64[np.ndarray, "documents+1"] = documents.offsets + 2 * np.arange(len(documents) + 1)
+        self.document_starts = documents.offsets + 2 * np.arange(len(documents) + 1)
         self.length = int(self.document_starts[-1])
 
     def ids(self, start: int = 0, stop: int | None = None) -> Int16[np.ndarray, "positions"]:
@@ -63,20 +60,54 @@ class ByteStream:
         return ids
 
 
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Any]:
-    """A file opened for writing that takes the place of `path` when it is complete."""
-    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.partial-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+class TokenStream:
+    """The stream of a token model: for each document BOS, its tokens (id = token + 4) and EOS.
+
+    Each document is encoded alone. The tokens of a split on disk are kept beside it, by the tokenizer's fingerprint
+    (where its folder may be written), so only the first use pays for encoding.
+
+    Attributes:
+      documents: what it is the stream of.
+      ids: int32 [tokens], the whole stream.
+      positions: int64 [tokens + 1], where in the byte stream each token begins and, last, the byte stream's length.
+      document_starts: int64 [documents + 1], index of each document's BOS and, last, the number of tokens.
+    """
+
+    def __init__(self, documents: Documents, tokenizer: Tokenizer) -> None:
+        """
+        Raises:
+          ValueError: where the tokens do not cover the documents' bytes: kept tokens that are damaged, or a tokenizer
+            that is not lossless.
+        """
+        self.documents = documents
+        path = None
+        if documents.folder is not None:
+            path = documents.folder / f"{documents.split}.tokens-{tokenizer.fingerprint}.npy"
+        if path is not None and path.is_file():
+            self.ids = np.load(path, mmap_mode="r")
+        else:
+            self.ids = _token_ids(documents, tokenizer)
+            if path is not None and os.access(path.parent, os.W_OK):
+                with replacing(path) as file:
+                    np.save(file, self.ids)
+        sizes = np.concatenate([np.ones(vocabulary.OFFSET, np.int64), tokenizer.token_bytes])
+        self.positions = np.zeros(len(self.ids) + 1, np.int64)
+        np.cumsum(sizes[self.ids], out=self.positions[1:])
+        self.document_starts = np.append(np.flatnonzero(self.ids == vocabulary.BOS), len(self.ids))
+        expected = ByteStream(documents).document_starts
+        if not np.array_equal(self.positions[self.document_starts], expected):
+            raise ValueError(
+                f"the tokens stand for {self.positions[-1]} positions, the documents have {expected[-1]}: "
+                + (f"delete {path}, which is damaged." if path else "the tokenizer is not lossless.")
+            )
+
+
+def _token_ids(documents: Documents, tokenizer: Tokenizer) -> Int32[np.ndarray, "tokens"]:
+    bos, eos = np.array([vocabulary.BOS], np.int32), np.array([vocabulary.EOS], np.int32)
+    parts = [np.zeros(0, np.int32)]
+    for tokens in tokenizer.encode_documents(documents):
+        parts += [bos, tokens + np.int32(vocabulary.OFFSET), eos]
+    return np.concatenate(parts)
 
 
 def write_entropies(
@@ -102,14 +133,14 @@ def write_entropies(
     # Without its description a file of entropies counts as absent, so a kill in between leaves none, not a wrong pair.
     about.unlink(missing_ok=True)
     raw = np.ascontiguousarray(entropies).tobytes()
-    with _replacing(corpus.folder / f"{split}.entropies.f16") as file:
+    with replacing(corpus.folder / f"{split}.entropies.f16") as file:
         file.write(raw)
     description = {
         "positions": length,
         "sha256": hashlib.sha256(raw).hexdigest(),
         "fingerprint": {**fingerprint, "corpus": corpus.fingerprint},
     }
-    with _replacing(about) as file:
+    with replacing(about) as file:
         file.write(json.dumps(description, indent=2).encode())
 
 
