@@ -120,7 +120,7 @@ class CrossAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch queries *k width"], memory: Float[Array, "batch keys *k width"], ids: BytePatchIds
+        self, x: Float[Array, "batch queries *k width"], memory: Float[Array, "batch keys *j width"], ids: BytePatchIds
     ) -> Float[Array, "batch queries *k width"]:
         """One side is bytes [batch, bytes, width], the other patches [batch, patches, k, width].
 

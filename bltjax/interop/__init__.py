@@ -1,0 +1,1 @@
+"""Checkpoints and modules of other projects, read and written."""
