@@ -44,7 +44,7 @@ class Documents:
     def __init__(
         self,
         data: UInt8[np.ndarray, "bytes"],
-        offsets: Int64[np.ndarray, "documents+1"],
+        offsets: Int64[np.ndarray, "boundaries"],
         folder: Path | None = None,
         split: Split | None = None,
     ) -> None:
@@ -70,7 +70,7 @@ class Documents:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def __getitem__(self, i: int) -> UInt8[np.ndarray, "bytes"]:
+    def __getitem__(self, i: int | np.integer) -> UInt8[np.ndarray, "bytes"]:
         if not -len(self) <= i < len(self):
             raise IndexError(f"document {i} of {len(self)}.")
         i %= len(self)
@@ -121,8 +121,8 @@ class Documents:
                 chosen.append(i)
                 left -= int(lengths[i])
         if not chosen:
-            shortest = lengths.min(initial=0)
-            raise ValueError(f"max_bytes={max_bytes}: the shortest document has {shortest} bytes; allow at least that.")
+            shortest = f"the shortest of {len(self)} documents has {lengths.min() if len(self) else 0} bytes"
+            raise ValueError(f"max_bytes={max_bytes}: {shortest}; allow at least that.")
         return np.sort(np.array(chosen, np.int64))
 
 

@@ -22,8 +22,8 @@ class RowIndex:
       slots: patches (BLT), tokens or bytes that a row has room for.
     """
 
-    starts: Int64[np.ndarray, "rows+1"]
-    units: Int64[np.ndarray, "rows+1"]
+    starts: Int64[np.ndarray, "boundaries"]
+    units: Int64[np.ndarray, "boundaries"]
     used: Int64[np.ndarray, "rows"]
     bytes: int
     slots: int
@@ -85,7 +85,7 @@ def blt_rows(stream_starts: Bool[np.ndarray, "positions"], row_bytes: int, slots
     return RowIndex(starts=starts, units=starts, used=np.array(used, np.int64), bytes=row_bytes, slots=slots)
 
 
-def token_rows(positions: Int64[np.ndarray, "tokens+1"], row_bytes: int, slots: int) -> RowIndex:
+def token_rows(positions: Int64[np.ndarray, "boundaries"], row_bytes: int, slots: int) -> RowIndex:
     """Rows of at most `slots` tokens that stand for at most `row_bytes` positions of the byte stream.
 
     Args:
@@ -213,7 +213,7 @@ class Windows:
 
 
 def windows(
-    positions: Int64[np.ndarray, "units+1"], context_bytes: int, stride_bytes: int
+    positions: Int64[np.ndarray, "boundaries"], context_bytes: int, stride_bytes: int
 ) -> Int64[np.ndarray, "windows 3"]:
     """Windows over one document: begin, end and after of each, in units of the document.
 

@@ -74,7 +74,7 @@ class Source(abc.ABC):
         """
 
     @abc.abstractmethod
-    def document_positions(self, document: int) -> tuple[int, Int64[np.ndarray, "units+1"]]:
+    def document_positions(self, document: int) -> tuple[int, Int64[np.ndarray, "boundaries"]]:
         """Where a document begins in the family's own stream, and where its units begin in the document's bytes."""
 
     def windows(self, context_bytes: int, stride_bytes: int, chosen: Int64[np.ndarray, "documents"]) -> Windows:
@@ -119,7 +119,7 @@ class ByteSource(Source):
             "target_bytes": _padded(targets >= vocabulary.OFFSET, length, 0, np.uint16),
         }
 
-    def document_positions(self, document: int) -> tuple[int, Int64[np.ndarray, "units+1"]]:
+    def document_positions(self, document: int) -> tuple[int, Int64[np.ndarray, "boundaries"]]:
         begin, end = self.stream.document_starts[document : document + 2]
         return int(begin), np.arange(end - begin + 1)
 
@@ -219,7 +219,7 @@ class TokenSource(Source):
             "target_bytes": _padded(counts, length, 0, np.uint16),
         }
 
-    def document_positions(self, document: int) -> tuple[int, Int64[np.ndarray, "units+1"]]:
+    def document_positions(self, document: int) -> tuple[int, Int64[np.ndarray, "boundaries"]]:
         begin, end = (int(start) for start in self.tokens.document_starts[document : document + 2])
         return begin, self.tokens.positions[begin : end + 1] - self.tokens.positions[begin]
 

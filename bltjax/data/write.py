@@ -46,9 +46,9 @@ def prepare(
       ValueError: for a `heldout_percent` outside 0 .. 50, no bytes at all, or a split without documents.
     """
     folder = Path(folder)
-    parts = round(heldout_percent * _PARTS / 100)
-    if not (0 <= heldout_percent <= 50 and (parts >= 1) == (heldout_percent > 0)):
+    if not (heldout_percent == 0 or 100 / _PARTS <= heldout_percent <= 50):
         raise ValueError(f"heldout_percent={heldout_percent}: must be 0, or lie in 0.01 .. 50.")
+    parts = round(heldout_percent * _PARTS / 100)
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file: name a folder.")
     if folder.is_dir() and any(folder.iterdir()):
@@ -61,7 +61,7 @@ def prepare(
         "split": f"first 8 bytes of the SHA-256 of a document, big-endian, mod {_PARTS}; below {parts}: held out",
         "duplicates": "of the bytes of an earlier document: left out",
     }
-    with _partial_folder(folder) as partial:
+    with _partial_folder(folder, overwrite) as partial:
         counts = {"documents": 0, "bytes": 0, "empty": 0, "duplicates": 0, "duplicate_bytes": 0}
         with contextlib.ExitStack() as stack:
             writers = {split: stack.enter_context(_SplitWriter(partial, split)) for split in SPLITS}
@@ -168,7 +168,7 @@ def _settle(file: Any) -> None:
 
 
 @contextlib.contextmanager
-def _partial_folder(folder: Path) -> Iterator[Path]:
+def _partial_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
     """A folder beside `folder` that takes its place when all went well, and goes when anything went wrong."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{folder.name}.partial-"
@@ -182,12 +182,13 @@ def _partial_folder(folder: Path) -> Iterator[Path]:
         partial.chmod(0o755)
         yield partial
         os.fsync(descriptor)
-        if folder.is_dir() and any(folder.iterdir()):
+        if overwrite and folder.is_dir():
             old = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
             os.replace(folder, old)
             os.replace(partial, folder)
             shutil.rmtree(old)
         else:
+            # Refused by the system where another process has put a corpus there meanwhile.
             os.replace(partial, folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
