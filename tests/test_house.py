@@ -26,6 +26,7 @@ FLOORS = (
     {"loss", "flops", "interop"},
     {"data"},
     {"optim", "metrics", "runtime", "checkpoint"},
+    {"step"},
     {"train"},
     {"scaling"},
 )
