@@ -123,8 +123,8 @@ def _check_room(row_bytes: int, slots: int) -> None:
 def default_slots(unit_positions: Int64[np.ndarray, "units"], length: int, row_bytes: int) -> int:
     """Slots for rows of `row_bytes` bytes: few are cut short by slots, few slots stay empty.
 
-    The number for which the share of bytes used times the share of slots used is largest, estimated from how many
-    patches or tokens lie in each stretch of `row_bytes` bytes; rounded up to a multiple of 8 from 64 on.
+    The number for which the share of bytes used times the share of slots used is largest, judged by how many patches
+    or tokens lie in each stretch of `row_bytes` bytes; rounded up to a multiple of 8 from 64 on.
 
     Args:
       unit_positions: where in the byte stream each patch or token begins, ascending.
@@ -133,11 +133,11 @@ def default_slots(unit_positions: Int64[np.ndarray, "units"], length: int, row_b
     """
     edges = np.arange(0, max(length, row_bytes + 1), row_bytes)
     counts = np.sort(np.diff(np.searchsorted(unit_positions, edges)))
-    # With P slots a stretch of c units fills min(1, P / c) of its bytes before it is cut, and min(1, c / P) of P.
+    # A stretch of c patches makes max(1, c / P) rows. With R rows in all, the share of bytes used is stretches / R and
+    # that of slots is patches / (R P): their product is largest where R^2 P is smallest.
     choices = np.unique(np.quantile(counts, np.linspace(0.2, 1, 33)).astype(np.int64).clip(1))
-    by_bytes = [np.minimum(1, slots / counts.clip(1)).mean() for slots in choices]
-    by_slots = [np.minimum(1, counts / slots).mean() for slots in choices]
-    best = int(choices[np.argmax(np.multiply(by_bytes, by_slots))])
+    cost = [float(np.maximum(1, counts / slots).sum()) ** 2 * slots for slots in choices]
+    best = int(choices[np.argmin(cost)])
     # The two starts that every row is given, and the position after a cut row, need room as well.
     best = max(best + 2, 2)
     return best if best < 64 else -(-best // 8) * 8

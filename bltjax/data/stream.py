@@ -31,13 +31,13 @@ class ByteStream:
         self.document_starts = documents.offsets + 2 * np.arange(len(documents) + 1)
         self.length = int(self.document_starts[-1])
 
-    def ids(self, start: int = 0, stop: int | None = None) -> Int16[np.ndarray, "positions"]:
+    def ids(self, start: int | np.integer = 0, stop: int | np.integer | None = None) -> Int16[np.ndarray, "positions"]:
         """The ids at positions start .. stop - 1.
 
         Raises:
           IndexError: for positions that the stream does not have.
         """
-        stop = self.length if stop is None else stop
+        start, stop = int(start), self.length if stop is None else int(stop)
         if not 0 <= start <= stop <= self.length:
             raise IndexError(f"positions {start}:{stop} of a stream of {self.length}.")
         if start == stop:

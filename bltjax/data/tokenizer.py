@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import tokenizers
-from jaxtyping import Int32
+from jaxtyping import Int32, Integer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from bltjax.data.corpus import Documents, replacing
@@ -115,7 +115,7 @@ class Tokenizer:
         """The tokens of one document."""
         return next(iter(self.encode_documents([data])))
 
-    def decode(self, ids: Iterable[int]) -> bytes:
+    def decode(self, ids: Sequence[int] | Integer[np.ndarray, "tokens"]) -> bytes:
         """The bytes that tokens stand for."""
         return b"".join(self._table[i] for i in ids)
 
