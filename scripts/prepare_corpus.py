@@ -36,7 +36,10 @@ class Arguments:
 def summary(corpus: Corpus) -> str:
     """What was written and what was left out, for people."""
     manifest = corpus.manifest
-    lines = [f"{corpus.folder}: corpus {corpus.fingerprint}", f"{'split':<9}{'documents':>12}{'bytes':>16}{'longest':>12}"]
+    lines = [
+        f"{corpus.folder}: corpus {corpus.fingerprint}",
+        f"{'split':<9}{'documents':>12}{'bytes':>16}{'longest':>12}",
+    ]
     for name, split in manifest["splits"].items():
         lines.append(f"{name:<9}{split['documents']:>12,}{split['bytes']:>16,}{split['longest_bytes']:>12,}")
     read = manifest["read"]
