@@ -1,0 +1,38 @@
+"""How tests compile a program, and how they look into one without running it."""
+
+import jax
+import numpy as np
+
+
+def quick_jit(function, **options):
+    """jax.jit with the compiler's effort turned down: tiny programs take longer to compile than to run."""
+    effort = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    return jax.jit(function, compiler_options=effort, **options)
+
+
+def _inner(value):
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _inner(item)
+    elif hasattr(value, "eqns"):
+        yield value
+    elif hasattr(value, "jaxpr"):
+        yield value.jaxpr
+
+
+def _shapes(jaxpr):
+    for equation in jaxpr.eqns:
+        for variable in equation.outvars:
+            yield getattr(variable.aval, "shape", ()), equation.primitive.name
+        for value in equation.params.values():
+            for inner in _inner(value):
+                yield from _shapes(inner)
+
+
+def largest_array(function, *arguments):
+    """(elements, shape, primitive) of the largest array that a program makes, loops and branches included.
+
+    Only shapes are traced: the arguments may be jax.ShapeDtypeStruct of any size.
+    """
+    made = _shapes(jax.make_jaxpr(function)(*arguments).jaxpr)
+    return max((int(np.prod(shape)), shape, primitive) for shape, primitive in made)
