@@ -69,8 +69,10 @@ class Embedding(nn.Module):
 
     @nn.compact
     def __call__(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch width"]:
-        table = self.param("table", truncated_normal(self.std), (self.rows, self.width), jnp.float32)
-        return jnp.take(table, ids, axis=0, mode="fill").astype(self.dtype)
+        # jnp.asarray: params read from a checkpoint are numpy arrays, which have no .at
+        table = jnp.asarray(self.param("table", truncated_normal(self.std), (self.rows, self.width), jnp.float32))
+        # An id out of range gives NaN; wrapped, a -1 would be taken for the last byte.
+        return table.at[ids].get(mode="fill", wrap_negative_indices=False).astype(self.dtype)
 
 
 class SwiGLU(nn.Module):
@@ -85,7 +87,8 @@ class SwiGLU(nn.Module):
         std = matrix_std(self.config, width)
         gate = Projection((width,), (hidden,), std, self.dtype, name="gate")(x)
         up = Projection((width,), (hidden,), std, self.dtype, name="up")(x)
-        return Projection((hidden,), (width,), matrix_std(self.config, hidden), self.dtype, name="down")(nn.silu(gate) * up)
+        down = Projection((hidden,), (width,), matrix_std(self.config, hidden), self.dtype, name="down")
+        return down(nn.silu(gate) * up)
 
 
 Rotation = tuple[Float[Array, "positions half"], Float[Array, "positions half"]]
