@@ -37,7 +37,7 @@ from bltjax.config import BLTConfig, EntropyModelConfig
 from bltjax.families import abstract_params
 from bltjax.interop.huggingface_config import Params, Pretrained, read_config, read_json, write_config
 
-__all__ = ["Pretrained", "load_pretrained", "save_pretrained", "tensor_shapes"]
+__all__ = ["Pretrained", "inspect_pretrained", "load_pretrained", "save_pretrained", "tensor_shapes"]
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 BLOCK_BYTES = 8 << 20  # of a tensor held besides the params while reading
@@ -59,23 +59,20 @@ def load_pretrained(folder: str | Path, windows: bool = True) -> Pretrained:
       ValueError: for a damaged file, a key or tensor that is missing or not expected, a tensor whose shape does not
         fit the config, and whatever transformers computes that this project does not.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        problem = NotADirectoryError if folder.exists() else FileNotFoundError
-        raise problem(f"{folder} is not a folder: give the folder that holds {CONFIG} and {SINGLE}.")
-    tensors = _find_tensors(folder)
-    shape_of = {key: stored.shape for key, stored in tensors.items()}.get
-    pretrained = read_config(folder / CONFIG, shape_of, windows)
-    params = _allocate("", pretrained.config)
-    if pretrained.entropy_config is not None:
-        params |= _allocate("entropy/", pretrained.entropy_config)
-    slots = {slot.key: slot for path, leaf in params.items() for slot in _slots(path, leaf.shape)}
-    _check_tensors(folder, tensors, slots)
+    pretrained, tensors, slots = _open(Path(folder), windows)
+    # Pages of an empty array are only claimed when they are written.
+    params = {path: np.empty(shape, np.float32) for path, shape in _all_leaf_shapes(pretrained).items()}
     for key, stored in tensors.items():
         stored.read_into(slots[key].view(params[slots[key].path]))
     trees = unflatten_dict(params, sep="/")
     entropy_params = trees.pop("entropy", None)
     return dataclasses.replace(pretrained, params=trees, entropy_params=entropy_params)
+
+
+def inspect_pretrained(folder: str | Path, windows: bool = True) -> Pretrained:
+    """What `load_pretrained` would return, but for the params, which are empty: everything is checked, no tensor is
+    read. Arguments and errors as there."""
+    return _open(Path(folder), windows)[0]
 
 
 def save_pretrained(
@@ -102,10 +99,8 @@ def save_pretrained(
     if (pretrained.entropy_config is None) != (pretrained.entropy_params is None):
         raise ValueError("entropy_config and entropy_params: give both, or neither.")
     config = write_config(pretrained, one_document_rows)
-    leaves = _checked_leaves("", pretrained.config, pretrained.params)
-    if pretrained.entropy_config is not None:
-        leaves |= _checked_leaves("entropy/", pretrained.entropy_config, pretrained.entropy_params or {})
-    shards = _plan_shards([s for path, leaf in leaves.items() for s in _slots(path, leaf.shape)], max_shard_bytes)
+    leaves = _checked_leaves(pretrained)
+    shards = _plan_shards(list(_all_slots(pretrained).values()), max_shard_bytes)
     names = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
     with _whole_folder(folder) as temporary:
         (temporary / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
@@ -121,10 +116,7 @@ def save_pretrained(
 
 def tensor_shapes(config: BLTConfig, entropy_config: EntropyModelConfig | None = None) -> dict[str, tuple[int, ...]]:
     """The tensors that a checkpoint of these configs holds, by name, with their shapes; nothing is allocated."""
-    leaves = dict(_leaf_shapes("", config))
-    if entropy_config is not None:
-        leaves |= _leaf_shapes("entropy/", entropy_config)
-    return {slot.key: slot.shape for path, shape in leaves.items() for slot in _slots(path, shape)}
+    return {key: slot.shape for key, slot in _all_slots(Pretrained(config, {}, entropy_config)).items()}
 
 
 # --- names and shapes: one table for both directions ---
@@ -213,6 +205,17 @@ def _leaf_shapes(prefix: str, config: BLTConfig | EntropyModelConfig) -> Mapping
     return {path: leaf.shape for path, leaf in _leaves(prefix, abstract_params(config)).items()}
 
 
+def _all_leaf_shapes(pretrained: Pretrained) -> dict[str, tuple[int, ...]]:
+    shapes = dict(_leaf_shapes("", pretrained.config))
+    if pretrained.entropy_config is not None:
+        shapes |= _leaf_shapes("entropy/", pretrained.entropy_config)
+    return shapes
+
+
+def _all_slots(pretrained: Pretrained) -> dict[str, _Slot]:
+    return {slot.key: slot for path, shape in _all_leaf_shapes(pretrained).items() for slot in _slots(path, shape)}
+
+
 # --- reading ---
 
 
@@ -238,9 +241,16 @@ class _Stored:
                 target[start:stop] = block.view(dtype).reshape(target[start:stop].shape)
 
 
-def _allocate(prefix: str, config: BLTConfig | EntropyModelConfig) -> dict[str, np.ndarray]:
-    # Pages of an empty array are only claimed when they are written, so this costs nothing before the checks.
-    return {path: np.empty(shape, np.float32) for path, shape in _leaf_shapes(prefix, config).items()}
+def _open(folder: Path, windows: bool) -> tuple[Pretrained, dict[str, _Stored], dict[str, _Slot]]:
+    if not folder.is_dir():
+        problem = NotADirectoryError if folder.exists() else FileNotFoundError
+        raise problem(f"{folder} is not a folder: give the folder that holds {CONFIG} and {SINGLE}.")
+    tensors = _find_tensors(folder)
+    shape_of = {key: stored.shape for key, stored in tensors.items()}.get
+    pretrained = read_config(folder / CONFIG, shape_of, windows)
+    slots = _all_slots(pretrained)
+    _check_tensors(folder, tensors, slots)
+    return pretrained, tensors, slots
 
 
 def _find_tensors(folder: Path) -> dict[str, _Stored]:
@@ -304,16 +314,17 @@ def _check_tensors(folder: Path, tensors: dict[str, _Stored], slots: dict[str, _
 # --- writing ---
 
 
-def _checked_leaves(prefix: str, config: BLTConfig | EntropyModelConfig, params: Params) -> dict[str, Any]:
-    expected = _leaf_shapes(prefix, config)
-    leaves = _leaves(prefix, params)
-    for path in expected.keys() ^ leaves.keys():
+def _checked_leaves(pretrained: Pretrained) -> dict[str, Any]:
+    expected, leaves = _all_leaf_shapes(pretrained), _leaves("", pretrained.params)
+    if pretrained.entropy_params is not None:
+        leaves |= _leaves("entropy/", pretrained.entropy_params)
+    for path in sorted(expected.keys() ^ leaves.keys()):
         problem = "lack" if path in expected else "hold, against their config,"
         raise ValueError(f"params {problem} the leaf {path}.")
     for path, shape in expected.items():
         if leaves[path].shape != shape:
             raise ValueError(f"params: {path} has the shape {leaves[path].shape}, but the config asks for {shape}.")
-    return {path: leaves[path] for path in expected}
+    return leaves
 
 
 def _as_float32(array: np.ndarray) -> np.ndarray:
