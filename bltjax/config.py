@@ -8,9 +8,10 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import types
 import typing
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 VOCABULARY_SIZE = 260  # 256 byte values and 4 special ids: see bltjax.vocabulary
 
@@ -22,6 +23,19 @@ def _require(condition: bool, argument: str, value: Any, advice: str) -> None:
         raise ValueError(f"{argument}={value!r}: {advice}")
 
 
+def _check_choices(config: Any, prefix: str = "") -> None:
+    for name, hint in typing.get_type_hints(type(config)).items():
+        if typing.get_origin(hint) is Literal:
+            _one_of(f"{prefix}{name}", getattr(config, name), typing.get_args(hint))
+
+
+def _at_least(config: Any, prefix: str = "", **bounds: int) -> None:
+    """Every named field is None or no less than its bound."""
+    for name, bound in bounds.items():
+        value = getattr(config, name)
+        _require(value is None or value >= bound, f"{prefix}{name}", value, f"must be at least {bound}.")
+
+
 def _one_of(argument: str, value: Any, choices: tuple[Any, ...]) -> None:
     near = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -29,7 +43,7 @@ def _one_of(argument: str, value: Any, choices: tuple[Any, ...]) -> None:
 
 
 def swiglu_width(width: int, multiple_of: int = 256, multiplier: float = 1.0) -> int:
-    """Hidden width of the SwiGLU feed-forward: 8/3 of the width, rounded up (blt reference a.3)."""
+    """Hidden width of the SwiGLU feed-forward: 8/3 of the width, rounded up, as in the released code."""
     hidden = int(multiplier * int(2 * 4 * width / 3))
     return -(-hidden // multiple_of) * multiple_of
 
@@ -44,9 +58,7 @@ class ComputeConfig:
     attention: Literal["reference"] = "reference"  # back end of bltjax.attention
 
     def __post_init__(self) -> None:
-        _one_of("compute.dtype", self.dtype, ("float32", "bfloat16"))
-        _one_of("compute.remat", self.remat, ("none", "full", "dots"))
-        _one_of("compute.attention", self.attention, ("reference",))
+        _check_choices(self, "compute.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,23 +73,18 @@ class TransformerConfig:
     window: int | None = None  # positions visible to a query, itself included; None: all earlier ones
     rope_theta: float = 500_000.0
     norm_epsilon: float = 1e-5
-    init_std: float | None = None  # None: width ** -0.5 and hidden ** -0.5 (blt reference a.14)
+    init_std: float | None = None  # None: width ** -0.5 and hidden ** -0.5, as released
     init_factor: Literal["none", "depth", "width"] = "none"  # divides the std: sqrt(2 (layers + 1)), or width / 4096
 
     def __post_init__(self) -> None:
-        for name in ("width", "heads"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1.")
-        _require(self.layers >= 0, "layers", self.layers, "must not be negative.")
+        _at_least(self, width=1, layers=0, heads=1, kv_heads=1, hidden=1, window=1)
         _require(self.width % self.heads == 0, "heads", self.heads, f"must divide the width, {self.width}.")
         _require(self.head_width % 2 == 0, "heads", self.heads, f"width {self.width} / heads must be even for rotary.")
-        _require(
-            self.kv_heads is None or (self.kv_heads >= 1 and self.heads % self.kv_heads == 0),
-            "kv_heads", self.kv_heads, f"must divide heads, {self.heads}.",
-        )  # fmt: skip
-        _require(self.hidden is None or self.hidden >= 1, "hidden", self.hidden, "must be at least 1.")
-        _require(self.window is None or self.window >= 1, "window", self.window, "must be at least 1, or None.")
+        _require(self.heads % self.key_heads == 0, "kv_heads", self.kv_heads, f"must divide heads, {self.heads}.")
         _require(self.rope_theta > 1, "rope_theta", self.rope_theta, "must be greater than 1.")
-        _one_of("init_factor", self.init_factor, ("none", "depth", "width"))
+        _require(self.norm_epsilon > 0, "norm_epsilon", self.norm_epsilon, "must be positive.")
+        _require(self.init_std is None or self.init_std > 0, "init_std", self.init_std, "must be positive.")
+        _check_choices(self)
 
     @property
     def head_width(self) -> int:
@@ -109,8 +116,7 @@ class HashConfig:
         _require(len(set(self.sizes)) == len(self.sizes), "hash.sizes", self.sizes, "must not repeat a length.")
         _require(1 <= self.buckets < 2**31, "hash.buckets", self.buckets, "must lie in 1 .. 2^31 - 1.")
         _require(1 <= self.functions <= 11, "hash.functions", self.functions, "must lie in 1 .. 11.")
-        _one_of("hash.power_order", self.power_order, ("code", "paper"))
-        _one_of("hash.short_ngrams", self.short_ngrams, ("zeros", "omit"))
+        _check_choices(self, "hash.")
 
     @property
     def tables(self) -> int:
@@ -130,11 +136,8 @@ class CrossAttentionConfig:
     pooling: Literal["max", "mean", "min"] = "max"  # how the bytes of a patch make its first query
 
     def __post_init__(self) -> None:
-        _require(self.k >= 1, "cross_attention.k", self.k, "must be at least 1.")
-        _one_of("cross_attention.encoder", self.encoder, ("last", "all", "all_repool"))
-        _one_of("cross_attention.decoder", self.decoder, ("first", "all"))
-        _one_of("cross_attention.residual", self.residual, ("double", "single"))
-        _one_of("cross_attention.pooling", self.pooling, ("max", "mean", "min"))
+        _at_least(self, "cross_attention.", k=1, heads=1, kv_heads=1)
+        _check_choices(self, "cross_attention.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,20 +153,12 @@ class BLTConfig:
     compute: ComputeConfig = ComputeConfig()
 
     def __post_init__(self) -> None:
-        _require(
-            self.encoder.width == self.decoder.width,
-            "decoder.width", self.decoder.width, f"must equal encoder.width, {self.encoder.width}.",
-        )  # fmt: skip
-        _require(self.encoder.layers >= 1, "encoder.layers", self.encoder.layers, "must be at least 1.")
-        _require(self.decoder.layers >= 1, "decoder.layers", self.decoder.layers, "must be at least 1.")
-        _require(
-            self.encoder.width % self.cross_heads == 0,
-            "cross_attention.heads", self.cross_heads, f"must divide the local width, {self.encoder.width}.",
-        )  # fmt: skip
-        _require(
-            self.cross_key_heads >= 1 and self.cross_heads % self.cross_key_heads == 0,
-            "cross_attention.kv_heads", self.cross_key_heads, f"must divide its heads, {self.cross_heads}.",
-        )  # fmt: skip
+        width, heads, key_heads = self.encoder.width, self.cross_heads, self.cross_key_heads
+        _require(self.decoder.width == width, "decoder.width", self.decoder.width, f"must equal encoder's, {width}.")
+        _at_least(self.encoder, "encoder.", layers=1)
+        _at_least(self.decoder, "decoder.", layers=1)
+        _require(width % heads == 0, "cross_attention.heads", heads, f"must divide the local width, {width}.")
+        _require(heads % key_heads == 0, "cross_attention.kv_heads", key_heads, f"must divide its heads, {heads}.")
 
     @property
     def cross_heads(self) -> int:
@@ -191,35 +186,27 @@ class LanguageModelConfig:
     vocabulary_size: int = VOCABULARY_SIZE
     document_mask: bool = True
     compute: ComputeConfig = ComputeConfig()
+    bytes_only: ClassVar[bool] = False  # whether the family reads nothing but bytes
 
     def __post_init__(self) -> None:
-        _require(self.vocabulary_size >= 5, "vocabulary_size", self.vocabulary_size, "needs 4 special ids and more.")
+        size, wrong = self.vocabulary_size, self.bytes_only and self.vocabulary_size != VOCABULARY_SIZE
+        _require(size >= 5, "vocabulary_size", size, "needs 4 special ids and more.")
+        _require(not wrong, "vocabulary_size", size, f"a byte model has {VOCABULARY_SIZE}.")
 
 
 @dataclasses.dataclass(frozen=True)
 class EntropyModelConfig(LanguageModelConfig):
-    """The small byte model whose uncertainty sets the patches (blt reference a.12); the released sizes."""
+    """The small byte model whose uncertainty sets the patches (BLT paper section 2.3); the released sizes."""
 
     tower: TransformerConfig = TransformerConfig(width=768, layers=14, heads=12, window=512, rope_theta=10_000.0)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _require(
-            self.vocabulary_size == VOCABULARY_SIZE,
-            "vocabulary_size", self.vocabulary_size, f"a byte model has {VOCABULARY_SIZE}.",
-        )  # fmt: skip
+    bytes_only: ClassVar[bool] = True
 
 
 @dataclasses.dataclass(frozen=True)
 class ByteTransformerConfig(LanguageModelConfig):
     """Baseline: a flat Transformer over bytes."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _require(
-            self.vocabulary_size == VOCABULARY_SIZE,
-            "vocabulary_size", self.vocabulary_size, f"a byte model has {VOCABULARY_SIZE}.",
-        )  # fmt: skip
+    bytes_only: ClassVar[bool] = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,20 +242,13 @@ class PatcherConfig:
     mean_patch_bytes: float = 4.5  # what a threshold of None is calibrated to
 
     def __post_init__(self) -> None:
-        _one_of("patcher.rule", self.rule, ("entropy", "space", "strided", "byte", "bpe"))
-        _one_of("patcher.variant", self.variant, ("global", "monotonic", "add"))
-        _require(
-            self.rule != "entropy" or self.variant != "add" or self.threshold_add is not None,
-            "patcher.threshold_add", self.threshold_add, 'the variant "add" needs it, in nats.',
-        )  # fmt: skip
-        _require(self.size >= 1, "patcher.size", self.size, "must be at least 1 byte.")
-        _require(
-            self.max_patch_length is None or self.max_patch_length >= 1,
-            "patcher.max_patch_length", self.max_patch_length, "must be at least 1 byte, or None.",
-        )  # fmt: skip
-        _require(
-            self.mean_patch_bytes > 1, "patcher.mean_patch_bytes", self.mean_patch_bytes, "must be more than 1 byte."
-        )
+        _check_choices(self, "patcher.")
+        adds, rise = self.rule == "entropy" and self.variant == "add", self.threshold_add
+        _require(not adds or rise is not None, "patcher.threshold_add", rise, 'the variant "add" needs it, in nats.')
+        for name, nats in (("threshold", self.threshold), ("threshold_add", rise)):
+            _require(nats is None or math.isfinite(nats), f"patcher.{name}", nats, "must be a finite number of nats.")
+        _at_least(self, "patcher.", size=1, max_patch_length=1)
+        _require(self.mean_patch_bytes > 1, "patcher.mean_patch_bytes", self.mean_patch_bytes, "must exceed 1 byte.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,9 +261,7 @@ class RowsConfig:
     seed: int = 0  # of the order of rows
 
     def __post_init__(self) -> None:
-        _require(self.bytes >= 2, "rows.bytes", self.bytes, "must be at least 2.")
-        _require(self.slots is None or self.slots >= 2, "rows.slots", self.slots, "must be at least 2, or None.")
-        _require(self.batch >= 1, "rows.batch", self.batch, "must be at least 1.")
+        _at_least(self, "rows.", bytes=2, slots=2, batch=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,16 +280,15 @@ class OptimConfig:
     clip_norm: float = 1.0  # on the global norm, after accumulation
 
     def __post_init__(self) -> None:
-        _one_of("optim.schedule", self.schedule, ("cosine", "wsd", "constant"))
-        _require(self.peak_rate > 0, "optim.peak_rate", self.peak_rate, "must be positive.")
-        _require(self.warmup_steps >= 0, "optim.warmup_steps", self.warmup_steps, "must not be negative.")
+        _check_choices(self, "optim.")
+        for name in ("peak_rate", "epsilon", "clip_norm"):
+            _require(getattr(self, name) > 0, f"optim.{name}", getattr(self, name), "must be positive.")
+        _at_least(self, "optim.", warmup_steps=0)
         _require(0 <= self.final_fraction <= 1, "optim.final_fraction", self.final_fraction, "must lie in 0 .. 1.")
         _require(0 < self.decay_fraction <= 1, "optim.decay_fraction", self.decay_fraction, "must lie in (0, 1].")
         _require(0 <= self.beta1 < 1, "optim.beta1", self.beta1, "must lie in [0, 1).")
         _require(0 <= self.beta2 < 1, "optim.beta2", self.beta2, "must lie in [0, 1).")
-        _require(self.epsilon > 0, "optim.epsilon", self.epsilon, "must be positive.")
         _require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "must not be negative.")
-        _require(self.clip_norm > 0, "optim.clip_norm", self.clip_norm, "must be positive.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -345,25 +322,17 @@ class TrainConfig:
     checkpoint_every: int = 200  # steps
 
     def __post_init__(self) -> None:
-        for name in ("steps", "accumulation", "log_every", "checkpoint_every"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1.")
-        _require(
-            self.rows.batch % self.accumulation == 0,
-            "accumulation", self.accumulation, f"must divide rows.batch, {self.rows.batch}.",
-        )  # fmt: skip
-        _require(
-            self.optim.warmup_steps <= self.steps,
-            "optim.warmup_steps", self.optim.warmup_steps, f"must not exceed steps, {self.steps}.",
-        )  # fmt: skip
+        _at_least(self, steps=1, accumulation=1, log_every=1, checkpoint_every=1)
+        batch, pieces, warmup = self.rows.batch, self.accumulation, self.optim.warmup_steps
+        _require(batch % pieces == 0, "accumulation", pieces, f"must divide rows.batch, {batch}.")
+        _require(warmup <= self.steps, "optim.warmup_steps", warmup, f"must not exceed steps, {self.steps}.")
         is_blt = isinstance(self.model, BLTConfig)
         _require(is_blt == (self.patcher is not None), "patcher", self.patcher, "a BLT needs one, others take none.")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A configuration as plain JSON values; a model carries its family's name under "family"."""
-    out: dict[str, Any] = {}
-    if type(config) in FAMILIES.values():
-        out["family"] = family_of(config)
+    out: dict[str, Any] = {"family": family_of(config)} if type(config) in FAMILIES.values() else {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
@@ -374,13 +343,25 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def _from_value(annotation: Any, value: Any, where: str) -> Any:
     options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
-    classes = [o for o in options if dataclasses.is_dataclass(o)]
+    classes: list[Any] = [o for o in options if dataclasses.is_dataclass(o)]
     if isinstance(value, dict) and classes:
         if len(classes) > 1:
             _one_of(f"{where}.family", value.get("family"), tuple(FAMILIES))
             return from_dict(FAMILIES[value["family"]], value, where)
         return from_dict(classes[0], value, where)
-    return tuple(value) if isinstance(value, list) else value
+    value = tuple(value) if isinstance(value, list) else value
+    if not any(_fits(option, value) for option in options):
+        names = " or ".join(getattr(option, "__name__", str(option)) for option in options)
+        raise ValueError(f"{where}={value!r}: must be a value of type {names}.")
+    return value
+
+
+def _fits(option: Any, value: Any) -> bool:
+    if typing.get_origin(option) is Literal:
+        return True  # the configuration itself names the choices
+    if typing.get_origin(option) is tuple:
+        return isinstance(value, tuple) and all(type(item) is int for item in value)
+    return type(value) is option or (option is float and type(value) is int)
 
 
 def from_dict(cls: type[T], values: dict[str, Any], where: str = "config") -> T:
@@ -403,11 +384,16 @@ def from_dict(cls: type[T], values: dict[str, Any], where: str = "config") -> T:
         arguments[key] = _from_value(hints[key], value, f"{where}.{key}")
     try:
         return cls(**arguments)
-    except TypeError as error:
-        raise ValueError(f"{where}: {error}.") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def config_hash(config: Any) -> str:
     """First 16 hexadecimal digits of the SHA-256 of the canonical JSON of a configuration."""
-    canonical = json.dumps(to_dict(config), sort_keys=True, separators=(",", ":"))
+
+    def number(text: str) -> float:  # 10000.0 and 10000 make equal configurations, so they are written alike
+        return int(float(text)) if float(text).is_integer() else float(text)
+
+    values = json.loads(json.dumps(to_dict(config)), parse_float=number)
+    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
