@@ -140,16 +140,17 @@ def _full_parts(
     cross, width, global_width = config.cross_attention, config.encoder.width, config.global_model.width
     rows = slots * cross.k
     encoder_layers, decoder_layers = cross_layers(config)
-    square = 2 * width**2
+    square = 2 * width**2  # queries and output; keys and values may have fewer heads
+    narrow = square * config.cross_key_heads // config.cross_heads
     products = 4 * context_bytes * cross.k * width  # each byte meets the k rows of one patch, twice
     pools = encoder_layers if cross.encoder == "all_repool" else 1
     parts = {
         "encoder": _full_tower(config.encoder, context_bytes),
         "encoder_projection": pools * slots * 2 * width * config.patch_width,
-        "encoder_cross": encoder_layers * (2 * rows * square + 2 * context_bytes * square + products),
+        "encoder_cross": encoder_layers * (2 * rows * square + 2 * context_bytes * narrow + products),
         "global": _full_tower(config.global_model, slots),
         "decoder_projection": slots * 2 * global_width * config.patch_width,
-        "decoder_cross": decoder_layers * (2 * context_bytes * square + 2 * rows * square + products),
+        "decoder_cross": decoder_layers * (2 * context_bytes * square + 2 * rows * narrow + products),
         "decoder": _full_tower(config.decoder, context_bytes),
         "output": context_bytes * 2 * width * VOCABULARY_SIZE,
     }
@@ -253,7 +254,7 @@ def parameters(config: ModelConfig) -> dict[str, int]:
         }
     width, global_width = config.encoder.width, config.global_model.width
     encoder_layers, decoder_layers = cross_layers(config)
-    cross = 4 * width**2 + 2 * width
+    cross = 2 * width**2 + 2 * width**2 * config.cross_key_heads // config.cross_heads + 2 * width
     input_projection = config.patch_width * global_width if config.has_input_projection else 0
     return {
         "byte_embedding": VOCABULARY_SIZE * width,

@@ -1,5 +1,6 @@
 import dataclasses
 
+import jax
 import pytest
 
 from bltjax.config import (
@@ -11,7 +12,8 @@ from bltjax.config import (
     TokenTransformerConfig,
     TransformerConfig,
 )
-from bltjax.flops import PEAKS, flops_per_byte, mean_keys, mfu
+from bltjax.families import abstract_params
+from bltjax.flops import PEAKS, flops_per_byte, mean_keys, mfu, parameters
 from bltjax.presets import preset
 
 
@@ -85,6 +87,17 @@ def test_full_counts_every_matrix_product_of_a_row():
     )
 
 
+def test_grouped_queries_make_cross_attention_cheaper_by_their_keys_and_values():
+    """Half the key heads: half of the keys' and values' products, over 16 bytes, then over 8 rows."""
+    grouped = dataclasses.replace(SMALL, cross_attention=dataclasses.replace(SMALL.cross_attention, kv_heads=1))
+    less, more = (flops_per_byte(config, 4, 16, "full").parts for config in (grouped, SMALL))
+    saved = {name: 16 * (value - less[name]) for name, value in more.items()}
+    expected = {"encoder_cross": 2 * 16 * 2 * 8 * 8, "decoder_cross": 8 * 2 * 8 * 8}
+    assert saved == pytest.approx({name: expected.get(name, 0) for name in more})
+    shapes = sum(leaf.size for leaf in jax.tree.leaves(abstract_params(grouped)))
+    assert sum(parameters(grouped).values()) == shapes
+
+
 def test_mean_keys_is_the_mean_of_the_causal_window():
     for window, length in ((1, 5), (3, 5), (5, 5), (9, 5), (None, 5)):
         seen = [min(window or length, position + 1) for position in range(length)]
@@ -138,7 +151,7 @@ BYTES = ByteTransformerConfig(TransformerConfig(8, 1, 1))
         (SMALL, {"patcher_runs": 0, "accounting": "full"}, "patcher_runs"),
     ],
 )
-def test_senseless_arguments_are_refused_by_name(config, arguments, named):
+def test_senseless_arguments_are_refused_by_name(unchecked, config, arguments, named):
     with pytest.raises(ValueError, match=named):
         flops_per_byte(config, **{"patch_size": 4, "context_bytes": 16, **arguments})
 
