@@ -12,6 +12,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 WINDOW_BLOCK = 128  # queries of a block under a window
@@ -70,6 +71,8 @@ def _banded_forward(band: _Band, q: Array, k: Array, v: Array, own: Array, their
         return None, (out.astype(q.dtype), (peak + jnp.log(total))[..., 0])
 
     _, (out, log_total) = jax.lax.scan(block, None, (jnp.arange(q.shape[0]), q, own))
+    # Named, so that a remat policy can keep them: all else of attention is computed again anyway.
+    out, log_total = checkpoint_name(out, "attention"), checkpoint_name(log_total, "attention")
     return out, (q, k, v, own, theirs, out, log_total)
 
 

@@ -1,6 +1,7 @@
 """The assembled Byte Latent Transformer (Pagnoni et al. 2024, arXiv 2412.09871)."""
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
@@ -18,7 +19,9 @@ class BLT(nn.Module):
     config: BLTConfig
 
     @nn.compact
-    def __call__(self, ids: Int[Array, "batch bytes"], patches: Patches) -> Float[Array, "batch bytes 260"]:
+    def __call__(
+        self, ids: Int[Array | np.ndarray, "batch bytes"], patches: Patches
+    ) -> Float[Array, "batch bytes 260"]:
         """Logits, float32; those at byte t predict byte t + 1 and depend on bytes 0 .. t alone.
 
         Args:

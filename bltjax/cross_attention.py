@@ -1,7 +1,8 @@
 """Cross-attention between bytes and patches in time linear in bytes (BLT paper sections 3.2.2 and 3.3.1).
 
 Each byte lies in one patch and reads one patch, so neither direction needs a bytes x patches array: the encoder's is
-a segment softmax over sorted patch ids, the decoder's a gather of k rows and a softmax over k.
+a segment softmax over sorted patch ids, the decoder's a gather of k rows and a softmax over k. What is spread from
+patches to bytes is spread again in the backward pass, not kept.
 """
 
 from typing import Literal
@@ -74,6 +75,7 @@ def pool(
     return patch_max(x, ids, zeros) if how == "max" else -patch_max(-x, ids, zeros)
 
 
+@jax.checkpoint
 def attend_to_bytes(
     q: Float[Array, "batch patches k heads head_width"],
     keys: Float[Array, "batch bytes heads head_width"],
@@ -91,6 +93,7 @@ def attend_to_bytes(
     return (mixed / total[..., None]).astype(q.dtype)
 
 
+@jax.checkpoint
 def attend_to_patches(
     q: Float[Array, "batch bytes heads head_width"],
     keys: Float[Array, "batch patches k heads head_width"],

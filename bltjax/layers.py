@@ -1,6 +1,7 @@
 """Projection, RMSNorm, rotary, SwiGLU, embedding: the only place that declares parameters.
 
-Parameters are float32; products run in the compute dtype; statistics and rotations are float32.
+Parameters are float32; products run in the compute dtype; statistics and rotations are float32. What is cheap to
+compute again (norms, the gate) is not kept for the backward pass: on most machines writing it costs more.
 """
 
 import math
@@ -44,6 +45,12 @@ class Projection(nn.Module):
         return jax.lax.dot_general(x.astype(self.dtype), kernel.astype(self.dtype), (dimensions, ((), ())))
 
 
+@jax.checkpoint
+def _normed(x: Array, scale: Array, epsilon: float) -> Array:
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + epsilon) * scale
+
+
 class RMSNorm(nn.Module):
     """x / sqrt(mean(x^2) + epsilon) * scale over the last axis, in float32 (Zhang and Sennrich 2019)."""
 
@@ -54,9 +61,7 @@ class RMSNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
         scale = self.param("scale", nn.initializers.ones, (self.width,), jnp.float32)
-        x = x.astype(jnp.float32)
-        normed = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.epsilon)
-        return (normed * scale).astype(self.dtype)
+        return _normed(x, scale, self.epsilon).astype(self.dtype)
 
 
 class Embedding(nn.Module):
@@ -75,6 +80,11 @@ class Embedding(nn.Module):
         return table.at[ids].get(mode="fill", wrap_negative_indices=False).astype(self.dtype)
 
 
+@jax.checkpoint
+def _gated(gate: Array, up: Array) -> Array:
+    return nn.silu(gate) * up
+
+
 class SwiGLU(nn.Module):
     """down(silu(gate x) * up x) (Shazeer 2020)."""
 
@@ -88,7 +98,7 @@ class SwiGLU(nn.Module):
         gate = Projection((width,), (hidden,), std, self.dtype, name="gate")(x)
         up = Projection((width,), (hidden,), std, self.dtype, name="up")(x)
         down = Projection((hidden,), (width,), matrix_std(self.config, hidden), self.dtype, name="down")
-        return down(nn.silu(gate) * up)
+        return down(_gated(gate, up))
 
 
 Rotation = tuple[Float[Array, "positions half"], Float[Array, "positions half"]]

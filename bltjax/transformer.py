@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
@@ -15,7 +16,10 @@ from bltjax.patching.patches import byte_documents
 
 REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names("attention"),
+    ),
 }
 
 
@@ -97,14 +101,19 @@ def stacked(
         lambda bundle, carry, *shared: (step(bundle, carry, *shared), None),
         variable_axes={"params": 0},
         split_rngs={"params": True},
-        in_axes=nn.broadcast,
+        in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
         length=length,
     )
     return scanned(_Bundle(modules, parent=None), carry, *shared)[0]
 
 
 def _written_out(
-    modules: Sequence[nn.Module], body: Callable[..., Any], length: int, compute: ComputeConfig, carry: Any, *shared: Any
+    modules: Sequence[nn.Module],
+    body: Callable[..., Any],
+    length: int,
+    compute: ComputeConfig,
+    carry: Any,
+    *shared: Any,
 ) -> Any:
     layers = list(zip(*(_split_layers(module.variables["params"], length) for module in modules), strict=True))
     free = [module.clone(parent=None, name=None) for module in modules]
@@ -114,7 +123,8 @@ def _written_out(
         return body(bound, carry, *shared)
 
     if compute.remat != "none":
-        step = jax.checkpoint(step, policy=REMAT_POLICIES[compute.remat], prevent_cse=False)
+        # Unlike in a scan, nothing but prevent_cse keeps XLA from merging the second computation with the first.
+        step = jax.checkpoint(step, policy=REMAT_POLICIES[compute.remat], prevent_cse=True)
     for params in layers:
         carry = step(params, carry, *shared)
     return carry
@@ -156,7 +166,7 @@ class LanguageModel(nn.Module):
 
     @nn.compact
     def __call__(
-        self, ids: Int[Array, "batch positions"], patches: None = None
+        self, ids: Int[Array | np.ndarray, "batch positions"], patches: None = None
     ) -> Float[Array, "batch positions vocabulary"]:
         """Logits, float32; those at position t predict the id at t + 1.
 
