@@ -4,6 +4,7 @@ Parameters are float32; products run in the compute dtype; statistics and rotati
 compute again (norms, the gate) is not kept for the backward pass: on most machines writing it costs more.
 """
 
+import functools
 import math
 
 import jax
@@ -45,7 +46,7 @@ class Projection(nn.Module):
         return jax.lax.dot_general(x.astype(self.dtype), kernel.astype(self.dtype), (dimensions, ((), ())))
 
 
-@jax.checkpoint
+@functools.partial(jax.checkpoint, static_argnums=2)
 def _normed(x: Array, scale: Array, epsilon: float) -> Array:
     x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + epsilon) * scale
