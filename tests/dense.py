@@ -165,3 +165,25 @@ def blt(params, config: BLTConfig, ids, starts, patches):
             h = cross_attention(block, cross.residual, epsilon, h, rows, sees_patch)
         h = layer(layer_of(decoder["layers"], index), config.decoder, h, of_bytes)
     return rms_norm(h, decoder["norm"]["scale"], epsilon) @ decoder["output"]["kernel"]
+
+
+def check_gradients(value, params, gradients, tolerance=2e-3):
+    """Compares, for every array of the params, its gradient with central differences of `value` along a direction."""
+    params = jax.tree.map(np.float64, params)
+    leaves, structure = jax.tree.flatten(params)
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    draw = np.random.default_rng(0)
+    for index, gradient in enumerate(jax.tree.leaves(gradients)):
+        # Along its sign and some noise: the slope is then large, and every entry counts.
+        direction = np.sign(gradient) + 0.5 * draw.standard_normal(gradient.shape)
+        step = 1e-6 * direction
+        up, down = (
+            value(jax.tree.unflatten(structure, [*leaves[:index], leaves[index] + side * step, *leaves[index + 1 :]]))
+            for side in (1, -1)
+        )
+        slope, want = np.sum(gradient * direction), (up - down) / 2e-6
+        assert want != 0 and abs(slope - want) < tolerance * abs(want), (
+            jax.tree_util.keystr(paths[index]),
+            slope,
+            want,
+        )

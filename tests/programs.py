@@ -36,3 +36,8 @@ def largest_array(function, *arguments):
     """
     made = _shapes(jax.make_jaxpr(function)(*arguments).jaxpr)
     return max((int(np.prod(shape)), shape, primitive) for shape, primitive in made)
+
+
+def primitives(function, *arguments):
+    """Name of the primitive of every array that a program makes, loops and branches included."""
+    return [primitive for _, primitive in _shapes(jax.make_jaxpr(function)(*arguments).jaxpr)]
