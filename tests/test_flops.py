@@ -1,19 +1,25 @@
 import dataclasses
+import math
 
 import jax
+import jax.numpy as jnp
 import pytest
 
+from bltjax import families
 from bltjax.config import (
     BLTConfig,
     ByteTransformerConfig,
+    ComputeConfig,
     CrossAttentionConfig,
     EntropyModelConfig,
     HashConfig,
+    LanguageModelConfig,
     TokenTransformerConfig,
     TransformerConfig,
 )
 from bltjax.families import abstract_params
-from bltjax.flops import PEAKS, flops_per_byte, mean_keys, mfu, parameters
+from bltjax.flops import PEAKS, cross_layers, flops_per_byte, mean_keys, mfu, parameters
+from bltjax.patching.patches import Patches
 from bltjax.presets import preset
 
 
@@ -160,6 +166,95 @@ def test_mfu_is_a_share_of_the_peak():
     assert mfu(1e15, 10, PEAKS["tpu-v5e"]) == pytest.approx(1e14 / 197e12)
     with pytest.raises(ValueError, match="seconds"):
         mfu(1.0, 0.0, 1.0)
+
+
+UNROLLED = ComputeConfig(unroll=True)
+FLAT = LanguageModelConfig(TransformerConfig(256, 2, 4, hidden=512), compute=UNROLLED)
+COUNTED = {
+    "byte": (ByteTransformerConfig(FLAT.tower, compute=UNROLLED), 1, None),
+    "token": (TokenTransformerConfig(FLAT.tower, vocabulary_size=1000, compute=UNROLLED), 1, None),
+    "entropy": (EntropyModelConfig(FLAT.tower, compute=UNROLLED), 1, None),
+    "blt": (
+        BLTConfig(
+            encoder=TransformerConfig(128, 1, 2),
+            global_model=TransformerConfig(192, 2, 3),
+            decoder=TransformerConfig(128, 2, 2),
+            hash=HashConfig(sizes=(3,), buckets=11),
+            compute=UNROLLED,
+        ),
+        4,
+        32,
+    ),
+    "blt, grouped queries, other cross-attention": (
+        BLTConfig(
+            encoder=TransformerConfig(128, 2, 4, kv_heads=2),
+            global_model=TransformerConfig(384, 1, 4, kv_heads=1),
+            decoder=TransformerConfig(128, 2, 2),
+            cross_attention=CrossAttentionConfig(k=3, kv_heads=1, encoder="all_repool", decoder="first"),
+            hash=HashConfig(sizes=(3,), buckets=11),
+            compute=UNROLLED,
+        ),
+        4,
+        32,
+    ),
+}
+
+
+COUNTED_ROW = 128  # one block of attention: every product is computed, those that the mask hides included
+
+
+def forward_of(model, slots):
+    def forward(params, ids, starts):
+        patches = None if slots is None else Patches.from_starts(starts, slots)
+        return families.build(model).apply({"params": params}, ids, patches)
+
+    ids = jax.ShapeDtypeStruct((1, COUNTED_ROW), jnp.int32)
+    starts = jax.ShapeDtypeStruct((1, COUNTED_ROW + 1), jnp.bool_)
+    return forward, (families.abstract_params(model), ids, starts)
+
+
+def full_with_hidden_products(model, patch_size, slots):
+    """The full accounting of a row, with the products that the mask hides, which it leaves out."""
+    towers = [model.encoder, model.decoder] if slots else [model.tower]
+    positions = [(tower, COUNTED_ROW) for tower in towers] + ([(model.global_model, slots)] if slots else [])
+    hidden = sum(t.layers * n * 4 * (n - mean_keys(t.window, n)) * t.width for t, n in positions)
+    return flops_per_byte(model, patch_size, COUNTED_ROW, "full").forward * COUNTED_ROW + hidden
+
+
+def matrix_products(jaxpr, times=1):
+    """FLOPs of all matrix products of a program."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
+            total += times * 2 * math.prod(out) * math.prod(left[axis] for axis in contracted)
+        inside = times * equation.params["length"] if equation.primitive.name == "scan" else times
+        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda v: hasattr(v, "eqns")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                total += matrix_products(inner, inside)
+    return total
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_the_full_accounting_is_every_product_that_the_models_compute(name):
+    model, patch_size, slots = COUNTED[name]
+    forward, shapes = forward_of(model, slots)
+    # Cross-attention multiplies and sums without matrix products: each byte with k rows, twice, in each layer.
+    pairs = sum(cross_layers(model)) * COUNTED_ROW * model.cross_attention.k if slots else 0
+    expected = full_with_hidden_products(model, patch_size, slots) - (4 * pairs * model.encoder.width if slots else 0)
+    assert matrix_products(jax.make_jaxpr(forward)(*shapes).jaxpr) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["byte", "blt"])
+def test_the_full_accounting_is_what_the_compiler_counts(name):
+    """XLA counts a little more, for it counts norms, softmax, rotary and SiLU too: up to 2 % at these widths."""
+    model, patch_size, slots = COUNTED[name]
+    forward, shapes = forward_of(model, slots)
+    counted = jax.jit(forward).lower(*shapes).compile().cost_analysis()["flops"]
+    expected = full_with_hidden_products(model, patch_size, slots)
+    assert expected < counted < 1.02 * expected
 
 
 def test_token_output_grows_with_the_vocabulary_alone():

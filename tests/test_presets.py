@@ -1,8 +1,13 @@
+import itertools
+import math
+
 import pytest
 
+from bltjax import families
 from bltjax.config import family_of
 from bltjax.flops import flops_per_byte, non_embedding_parameters, parameters
 from bltjax.presets import PRESETS, preset
+from bltjax.sharding import parameter_paths
 
 
 def test_the_released_models_have_their_published_parameter_counts():
@@ -38,8 +43,37 @@ def test_each_step_of_the_cpu_ladder_costs_more(family):
     patch_size = 1.0 if family == "byte" else 4.0
     costs = [flops_per_byte(rung, patch_size, 512).forward for rung in rungs]
     sizes = [non_embedding_parameters(rung) for rung in rungs]
-    assert all(b > 1.2 * a for a, b in zip(costs, costs[1:], strict=False))
-    assert all(b > 1.2 * a for a, b in zip(sizes, sizes[1:], strict=False))
+    assert all(b > 1.2 * a for a, b in itertools.pairwise(costs))
+    assert all(b > 1.2 * a for a, b in itertools.pairwise(sizes))
+
+
+GROUPS = {  # the beginnings of parameter paths
+    "byte_embedding": "byte_embedding",
+    "hash_embedding": "hash_embedding",
+    "encoder/layers": "encoder",
+    "encoder/patch_projection": "encoder_cross",
+    "encoder/cross_attention": "encoder_cross",
+    "global_model/input_projection": "encoder_cross",
+    "global_model/layers": "global",
+    "decoder/patch_projection": "decoder_cross",
+    "decoder/cross_attention": "decoder_cross",
+    "decoder/layers": "decoder",
+    "decoder/norm": "output",
+    "decoder/output": "output",
+    "embedding": "embedding",
+    "layers": "tower",
+    "norm": "output",
+    "output": "output",
+}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_groups_are_counted_as_the_models_have_them(name):
+    config = preset(name)
+    found = dict.fromkeys(parameters(config), 0)
+    for path, leaf in parameter_paths(families.abstract_params(config)):
+        found[next(group for start, group in GROUPS.items() if path.startswith(f"{start}/"))] += math.prod(leaf.shape)
+    assert found == parameters(config)
 
 
 def test_a_name_begins_with_its_family():
