@@ -47,7 +47,7 @@ class Projection(nn.Module):
 
 
 @functools.partial(jax.checkpoint, static_argnums=2)
-def _normed(x: Array, scale: Array, epsilon: float) -> Array:
+def _normed(x: Array, scale: Array, epsilon: float | Array) -> Array:
     x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + epsilon) * scale
 
