@@ -1,0 +1,203 @@
+"""The two compiled programs: one training step, and the sums of a scored batch; one code for every family."""
+
+import functools
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+
+from bltjax import families
+from bltjax.batch import Batch
+from bltjax.config import BLTConfig, ModelConfig, OptimConfig
+from bltjax.loss import Sums, loss_sums, real_bytes, row_sums
+from bltjax.optim import adamw
+from bltjax.patching.patches import Patches
+from bltjax.sharding import batch_ways, parameter_shardings, put_batch, replicated
+
+
+@chex.dataclass
+class TrainState:
+    """All that a step changes; arrays, or what stands for them: their shapes or shardings."""
+
+    params: Any
+    opt_state: Any
+    step: Any  # int32, steps taken
+
+
+@chex.dataclass
+class StepMetrics:
+    """What one step reports; scalars."""
+
+    sums: Sums
+    gradient_norm: Float[Array, ""]  # before clipping
+    positions: Int[Array, ""]  # scored targets
+    patches: Int[Array, ""]  # patches among the inputs; 0 for flat families
+
+
+def _logits(model: ModelConfig, slots: int | None, params: Any, batch: Batch) -> Any:
+    patches = None
+    if isinstance(model, BLTConfig):
+        if batch.starts is None or slots is None:
+            raise ValueError(f"slots={slots}: a BLT reads batches with starts, and needs the patch slots of a row.")
+        patches = Patches.from_starts(batch.starts, slots)
+    return families.build(model).apply({"params": params}, batch.ids, patches)
+
+
+def _gradients(model: ModelConfig, slots: int | None, params: Any, batch: Batch, count: Array) -> tuple[Any, Sums]:
+    def loss(params: Any) -> tuple[Array, Sums]:
+        sums = loss_sums(_logits(model, slots, params, batch), batch.targets, batch.target_bytes)
+        return (sums.byte_nats + sums.special_nats) / count, sums
+
+    gradients, sums = jax.grad(loss, has_aux=True)(params)
+    return gradients, sums
+
+
+class TrainStep:
+    """The compiled training step of one model on one mesh; make it with `compile_step`.
+
+    The loss is the sum of nats over all scored targets of the global batch, divided by the raw bytes that they stand
+    for: over micro-batches and devices alike, so neither changes a gradient. Gradients are clipped after that sum.
+    """
+
+    def __init__(
+        self, model: ModelConfig, optim: OptimConfig, mesh: Mesh, accumulation: int, slots: int | None
+    ) -> None:
+        self.mesh = mesh
+        self._ways = accumulation * batch_ways(mesh)
+        self._accumulation = accumulation
+        optimizer = adamw(optim)
+
+        def initialize(key: Array) -> TrainState:
+            params = families.initialize(model, key)
+            return TrainState(params=params, opt_state=optimizer.init(params), step=jnp.zeros((), jnp.int32))
+
+        def step(state: TrainState, batch: Batch, rate: Array) -> tuple[TrainState, StepMetrics]:
+            count = jnp.maximum(real_bytes(batch.targets, batch.target_bytes), 1).astype(jnp.float32)
+            if accumulation == 1:
+                gradients, sums = _gradients(model, slots, state.params, batch, count)
+            else:
+
+                def add(total: Any, micro: Batch) -> tuple[Any, None]:
+                    return jax.tree.map(jnp.add, total, _gradients(model, slots, state.params, micro, count)), None
+
+                micro = jax.tree.map(self._micro_batches, batch)
+                shapes = jax.eval_shape(lambda: _gradients(model, slots, state.params, batch, count))
+                zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+                (gradients, sums), _ = jax.lax.scan(add, zeros, micro)
+            gradients = jax.lax.with_sharding_constraint(gradients, self.shardings.params)
+            updates, opt_state = optimizer.update(gradients, state.opt_state, state.params, rate=rate)
+            metrics = StepMetrics(
+                sums=sums,
+                gradient_norm=optax.tree.norm(gradients),
+                positions=jnp.sum(batch.targets >= 0, dtype=jnp.int32),
+                patches=jnp.sum(0 if batch.starts is None else batch.starts[:, :-1], dtype=jnp.int32),
+            )
+            params = optax.apply_updates(state.params, updates)
+            return TrainState(params=params, opt_state=opt_state, step=state.step + 1), metrics
+
+        abstract = jax.eval_shape(initialize, jax.random.key(0))
+        whole = replicated(mesh)
+        split = parameter_shardings(abstract.params, mesh)
+        opt_state = abstract.opt_state._replace(mean=split, square=split, count=whole)
+        self.shardings = TrainState(params=split, opt_state=opt_state, step=whole)
+        self._abstract = abstract
+        # The random numbers of each parameter are a program of their own: on a CPU, optimising those takes longer than
+        # anything that runs once could win back.
+        on_cpu = mesh.devices.flat[0].platform == "cpu"
+        quickly = {"xla_backend_optimization_level": 0} if on_cpu else None
+        self._initialize = jax.jit(initialize, out_shardings=self.shardings, compiler_options=quickly)
+        # Fixed shardings of what comes out: the next call sees the same ones go in, and never compiles again.
+        self._step = jax.jit(step, donate_argnums=0, out_shardings=(self.shardings, whole))
+
+    def _micro_batches(self, x: Array) -> Array:
+        # Every n-th row, so that the rows of a micro-batch lie on all devices already.
+        return jnp.swapaxes(x.reshape(-1, self._accumulation, *x.shape[1:]), 0, 1)
+
+    def check_rows(self, rows: int) -> None:
+        """Refuses a global batch whose rows do not divide over micro-batches and devices (ValueError)."""
+        if rows % self._ways:
+            raise ValueError(
+                f"rows.batch={rows}: must be a multiple of accumulation x replica x data = {self._ways}, so that each "
+                "device has the same number of rows in each micro-batch."
+            )
+
+    def initial_state(self, seed: int) -> TrainState:
+        """Fresh parameters and moments, laid out over the mesh."""
+        with jax.set_mesh(self.mesh):
+            return self._initialize(jax.random.key(seed))
+
+    @property
+    def abstract_state(self) -> TrainState:
+        """Shapes, types and shardings of the state."""
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            self._abstract,
+            self.shardings,
+        )
+
+    def __call__(self, state: TrainState, batch: Batch, rate: float) -> tuple[TrainState, StepMetrics]:
+        """One step; the state given is used up.
+
+        Args:
+          batch: this process's rows of the global batch, on the host.
+          rate: the learning rate.
+
+        Raises:
+          ValueError: when the rows do not divide over micro-batches and devices.
+        """
+        self.check_rows(batch.ids.shape[0] * jax.process_count())
+        with jax.set_mesh(self.mesh):
+            return self._step(state, put_batch(batch, self.mesh), np.float32(rate))
+
+
+def compile_step(
+    model: ModelConfig, optim: OptimConfig, mesh: Mesh, accumulation: int = 1, slots: int | None = None
+) -> TrainStep:
+    """The training step of these settings; the same one, compiled once, for every run that has them.
+
+    Args:
+      optim: its rate and schedule make no difference: they come in with each call.
+      slots: patches of a row, for BLT.
+    """
+    read = ("beta1", "beta2", "epsilon", "weight_decay", "clip_norm")
+    optim = OptimConfig(**{name: getattr(optim, name) for name in read})
+    return _compile_step(model, optim, mesh, accumulation, slots if isinstance(model, BLTConfig) else None)
+
+
+_compile_step = functools.lru_cache(maxsize=16)(TrainStep)
+
+
+class ScoreStep:
+    """The compiled sums of a batch under one model on one mesh; make it with `compile_score`."""
+
+    def __init__(self, model: ModelConfig, mesh: Mesh, slots: int | None) -> None:
+        self.mesh = mesh
+
+        def score(params: Any, batch: Batch) -> Sums:
+            return row_sums(_logits(model, slots, params, batch), batch.targets, batch.target_bytes)
+
+        self._score = jax.jit(score, out_shardings=replicated(mesh))
+
+    def __call__(self, params: Any, batch: Batch) -> Sums:
+        """Sums over each row of the global batch.
+
+        Args:
+          batch: this process's rows, on the host.
+        """
+        with jax.set_mesh(self.mesh):
+            return self._score(params, put_batch(batch, self.mesh))
+
+
+@functools.lru_cache(maxsize=16)
+def compile_score(model: ModelConfig, mesh: Mesh, slots: int | None = None) -> ScoreStep:
+    """The scoring program of these settings, compiled once for each shape of batch.
+
+    Args:
+      slots: patches of a row, for BLT.
+    """
+    return ScoreStep(model, mesh, slots)

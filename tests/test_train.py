@@ -1,0 +1,287 @@
+"""A run ends the same however often it is stopped or killed; what does not fit is refused; scores are exact sums."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from bltjax import families, train
+from bltjax.checkpoint import Checkpoints
+from bltjax.config import (
+    ByteTransformerConfig,
+    MeshConfig,
+    OptimConfig,
+    RowsConfig,
+    TrainConfig,
+    TransformerConfig,
+    to_dict,
+)
+from bltjax.data.corpus import Documents
+from bltjax.data.pipeline import heldout_batches
+from bltjax.data.views import ByteSource
+from bltjax.metrics import read_journal
+from bltjax.runtime import Stopped, StopRequest
+from bltjax.train import Score, evaluate, fit
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG = TrainConfig(
+    model=ByteTransformerConfig(TransformerConfig(width=16, layers=1, heads=2, hidden=24)),
+    steps=20,
+    rows=RowsConfig(bytes=32, batch=4, seed=3),
+    optim=OptimConfig(peak_rate=1e-2, warmup_steps=2),
+    log_every=3,  # does not divide checkpoint_every: what was counted since the last row must be kept too
+    checkpoint_every=5,
+)
+TEXTS = [b"the quick brown fox %d jumps over the lazy dog " % i * (1 + i % 5) for i in range(40)]
+
+
+def source(texts=tuple(TEXTS), rows=CONFIG.rows):
+    return ByteSource(Documents.of(list(texts)), rows)
+
+
+def run(folder, config=CONFIG, **settings):
+    settings = {"devices": jax.devices()[:1], **settings}
+    return fit(config, settings.pop("source", None) or source(), folder, **settings)
+
+
+def parameter_hash(params):
+    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(params))
+    return hashlib.sha256(b"".join(str(path).encode() + leaf.tobytes() for path, leaf in leaves)).hexdigest()
+
+
+def rows_of(folder):
+    """All that a row says but for how long it took."""
+    return [{k: v for k, v in row.items() if k != "timing"} for row in read_journal(Path(folder) / "metrics.jsonl")]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("unbroken"))
+
+
+def assert_same_run(result, unbroken):
+    assert rows_of(result.folder) == rows_of(unbroken.folder)
+    assert parameter_hash(result.params) == parameter_hash(unbroken.params)
+    assert result.bytes_seen == unbroken.bytes_seen
+    assert result.fill == unbroken.fill
+
+
+def test_rows_of_metrics_add_up(unbroken):
+    rows = rows_of(unbroken.folder)
+    assert [row["step"] for row in rows] == [3, 6, 9, 12, 15, 18, 20]
+    assert sum(row["sums"]["bytes"] for row in rows) == rows[-1]["bytes_seen"] == unbroken.bytes_seen
+    assert np.cumsum([row["sums"]["bytes"] for row in rows]).tolist() == [row["bytes_seen"] for row in rows]
+    for row in rows:
+        sums = row["sums"]
+        assert row["bits_per_byte"] == pytest.approx(sums["byte_nats"] / sums["bytes"] / np.log(2), rel=1e-12)
+        assert 0 < row["fill"]["positions"] <= 1
+    timing = [row["timing"] for row in read_journal(unbroken.folder / "metrics.jsonl")]
+    assert unbroken.device_seconds == pytest.approx(sum(t["seconds"] for t in timing), rel=1e-6)
+
+
+def test_a_model_learns(unbroken):
+    rows = rows_of(unbroken.folder)
+    assert rows[0]["bits_per_byte"] > 6
+    assert rows[-1]["bits_per_byte"] < 5
+
+
+PROGRAM = """
+import os, signal, sys, time
+import jax
+from bltjax.config import TrainConfig, from_dict
+import json
+from bltjax.data.corpus import Documents
+from bltjax.data.views import ByteSource
+from bltjax.train import fit
+
+config = from_dict(TrainConfig, json.loads(sys.argv[2]))
+texts = [text.encode() for text in json.loads(sys.argv[3])]
+
+def die(row):
+    time.sleep(0.2)  # so that the checkpoint of step 5 is finished before step 9, and perhaps not that of 15 before 18
+    if row["step"] == int(sys.argv[4]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+fit(config, ByteSource(Documents.of(texts), config.rows), sys.argv[1], on_step=die, devices=jax.devices()[:1])
+"""
+
+
+def test_a_run_that_is_killed_ends_as_if_it_had_not_been(tmp_path, unbroken):
+    folder = tmp_path / "run"
+    command = [sys.executable, "-W", "error", "-c", PROGRAM, str(folder), json.dumps(to_dict(CONFIG))]
+    command += [json.dumps([text.decode() for text in TEXTS])]
+    for step, checkpoints in ((9, {5}), (18, {10, 15})):
+        killed = subprocess.run([*command, str(step)], cwd=ROOT, capture_output=True, text=True)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert rows_of(folder)[-1]["step"] == step
+        assert Checkpoints(folder / "checkpoints").steps()[0] in checkpoints
+    with open(folder / "metrics.jsonl", "ab") as file:
+        file.write(b'{"step": 18, "byt')  # as a kill in the middle of a write would leave it
+    assert_same_run(run(folder), unbroken)
+
+
+def test_sigterm_saves_and_says_how_to_go_on(tmp_path, unbroken):
+    def terminate(row):
+        if row["step"] == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped, match=r"stopped by SIGTERM at step \d+ of 20; .* run the same command again"):
+        run(tmp_path, on_step=terminate)
+    saved = Checkpoints(tmp_path / "checkpoints").steps()[0]
+    assert 6 <= saved <= 8
+    assert_same_run(run(tmp_path), unbroken)
+
+
+class OneStep(StopRequest):
+    """Asks for a stop when it is looked at for the second time."""
+
+    reason = "the test"
+
+    def __init__(self):
+        self.looks = 0
+
+    @property
+    def requested(self):
+        self.looks += 1
+        return self.looks > 1
+
+
+def test_a_stop_at_every_step_changes_nothing(tmp_path, unbroken):
+    for step in range(1, CONFIG.steps):
+        with pytest.raises(Stopped, match=f"by the test at step {step} of 20"):
+            run(tmp_path, stop=OneStep())
+    assert_same_run(run(tmp_path, stop=OneStep()), unbroken)
+
+
+def test_a_stop_before_the_first_step_is_a_run_that_can_go_on(tmp_path, unbroken):
+    stop = StopRequest()
+    stop.request("the test")
+    with pytest.raises(Stopped, match="at step 0 of 20"):
+        run(tmp_path, stop=stop)
+    assert_same_run(run(tmp_path), unbroken)
+
+
+def test_a_finished_run_is_not_run_again(unbroken, monkeypatch):
+    monkeypatch.setattr(train, "train_batches", None)
+    again = run(unbroken.folder)
+    assert_same_run(again, unbroken)
+    assert again.device_seconds == unbroken.device_seconds
+
+
+def test_on_other_devices_it_goes_on_with_the_same_batches_and_losses(tmp_path, unbroken):
+    stop = StopRequest()
+    with pytest.raises(Stopped):
+        run(tmp_path, on_step=lambda row: row["step"] == 9 and stop.request("the test"), stop=stop)
+    result = run(tmp_path, dataclasses.replace(CONFIG, mesh=MeshConfig(data=2, model=2)), devices=jax.devices()[:4])
+    for a, b in zip(rows_of(tmp_path), rows_of(unbroken.folder), strict=True):
+        assert a["bits_per_byte"] == pytest.approx(b["bits_per_byte"], rel=1e-5)
+        assert a["sums"]["bytes"] == b["sums"]["bytes"]
+    assert result.bytes_seen == unbroken.bytes_seen
+
+
+def test_metrics_are_waited_for_when_the_next_step_is_on_its_way(tmp_path, monkeypatch):
+    events = []
+    step, get = train.TrainStep.__call__, jax.device_get
+    monkeypatch.setattr(train.TrainStep, "__call__", lambda *args: events.append("step") or step(*args))
+    monkeypatch.setattr(jax, "device_get", lambda x: events.append("get") or get(x))
+    run(tmp_path, dataclasses.replace(CONFIG, steps=5, checkpoint_every=100))
+    assert events == ["step", "step", "get", "step", "get", "step", "get", "step", "get", "get"]
+
+
+def test_time_also_makes_checkpoints(tmp_path):
+    config = dataclasses.replace(CONFIG, steps=4, checkpoint_every=1000)
+    seen = []
+
+    def look(row):
+        seen.append(Checkpoints(tmp_path / "checkpoints").steps())
+
+    run(tmp_path, dataclasses.replace(config, log_every=1), on_step=look, checkpoint_seconds=0.0)
+    assert seen[-1]
+    assert Checkpoints(tmp_path / "checkpoints").steps() == [4, 3]
+
+
+def test_a_folder_of_another_run_is_refused_by_name(unbroken):
+    before = (unbroken.folder / "metrics.jsonl").read_bytes()
+    other = dataclasses.replace(CONFIG, seed=1, optim=OptimConfig(peak_rate=1e-2, warmup_steps=3))
+    with pytest.raises(ValueError, match="another configuration") as caught:
+        run(unbroken.folder, other)
+    assert "optim/warmup_steps: 2 before, 3 now" in str(caught.value)
+    assert "seed: 0 before, 1 now" in str(caught.value)
+    with pytest.raises(ValueError, match="data/documents"):
+        run(unbroken.folder, source=source((*TEXTS[:-1], b"another text of the same length or so")))
+    with pytest.raises(ValueError, match=r"rows=.*the source was made for"):
+        run(unbroken.folder, dataclasses.replace(CONFIG, rows=RowsConfig(bytes=16, batch=4)))
+    run(unbroken.folder, dataclasses.replace(CONFIG, checkpoint_every=7))
+    assert (unbroken.folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_parts_of_an_unknown_run_are_not_overwritten(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    with pytest.raises(ValueError, match=r"parts of a run, but no config\.json"):
+        run(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json is not JSON"):
+        run(tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n'
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mesh": MeshConfig(data=3)}, "does not fit 1 devices"),
+        ({"rows": RowsConfig(bytes=32, batch=512, seed=3)}, "less than one batch"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_computed(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path / "run", dataclasses.replace(CONFIG, **changes))
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(tmp_path):
+    wild = dataclasses.replace(
+        CONFIG, optim=OptimConfig(peak_rate=1e36, schedule="constant"), checkpoint_every=1, log_every=1
+    )
+    with pytest.raises(FloatingPointError, match=r"step \d+: the loss is \S+ nats.*Lower optim.peak_rate"):
+        run(tmp_path, wild)
+    steps = [row["step"] for row in rows_of(tmp_path)]
+    saved = Checkpoints(tmp_path / "checkpoints").steps()[0]
+    assert saved == steps[-1] < wild.steps
+
+
+def test_a_score_is_that_of_float64(unbroken):
+    batches = heldout_batches(source(), 32, 16, 4)
+    score = evaluate(CONFIG.model, unbroken.params, batches)
+    apply = jax.jit(lambda ids: families.build(CONFIG.model).apply({"params": unbroken.params}, ids, None))
+    nats = np.zeros(2)
+    for batch in batches:
+        logits = np.asarray(apply(batch.ids), np.float64)
+        logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        each = -np.take_along_axis(logs, np.maximum(batch.targets, 0).astype(int)[..., None], -1)[..., 0]
+        nats += [each[batch.target_bytes > 0].sum(), each[batch.targets == 2].sum()]
+    assert score.bytes == sum(map(len, TEXTS))
+    assert score.specials == len(TEXTS), "each document's EOS; its BOS is given"
+    assert score.byte_nats == pytest.approx(nats[0], rel=1e-6)
+    assert score.special_nats == pytest.approx(nats[1], rel=1e-6)
+    assert score.bits_per_byte == pytest.approx(score.byte_nats / np.log(2) / score.bytes, rel=1e-12)
+
+
+def test_a_score_does_not_depend_on_batches_or_devices(unbroken):
+    one = evaluate(CONFIG.model, unbroken.params, heldout_batches(source(), 32, 16, 4))
+    mesh = train.make_mesh(MeshConfig(data=4, model=2))
+    two = evaluate(CONFIG.model, jax.device_get(unbroken.params), heldout_batches(source(), 32, 16, 8), mesh=mesh)
+    assert (one.bytes, one.specials) == (two.bytes, two.specials)
+    assert two.byte_nats == pytest.approx(one.byte_nats, rel=1e-6)
+
+
+def test_nothing_scored_has_no_bits_per_byte():
+    with pytest.raises(ValueError, match="nothing was scored"):
+        _ = Score().bits_per_byte
