@@ -120,6 +120,7 @@ class CrossAttention(nn.Module):
     residual: Literal["double", "single"] = "double"
     epsilon: float = 1e-5
     dtype: str = "float32"
+    std: float | None = None  # of fresh matrices; None: width^-0.5
 
     @nn.compact
     def __call__(
@@ -132,7 +133,7 @@ class CrossAttention(nn.Module):
           memory: what is read.
           ids: for each byte the patch that it lies in (encoder), or the patch that it may read (decoder).
         """
-        shape, std = (self.heads, self.width // self.heads), self.width**-0.5
+        shape, std = (self.heads, self.width // self.heads), self.std or self.width**-0.5
         kv_shape, group = (self.kv_heads, shape[1]), self.heads // self.kv_heads
         x_normed = RMSNorm(self.width, self.epsilon, self.dtype, name="query_norm")(x)
         memory = RMSNorm(self.width, self.epsilon, self.dtype, name="memory_norm")(memory)

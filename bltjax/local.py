@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from bltjax.config import VOCABULARY_SIZE, BLTConfig, TransformerConfig
 from bltjax.cross_attention import CrossAttention, pool
-from bltjax.layers import Projection, RMSNorm, Rotation, rotation
+from bltjax.layers import Projection, RMSNorm, Rotation, matrix_std, rotation
 from bltjax.patching.patches import Patches
 from bltjax.transformer import TransformerLayer, stacked, tower
 
@@ -25,6 +25,7 @@ def _cross_attention(config: BLTConfig, local: TransformerConfig) -> CrossAttent
         config.cross_attention.residual,
         local.norm_epsilon,
         config.compute.dtype,
+        matrix_std(local, local.width),
         name="cross_attention",
     )
 
