@@ -121,50 +121,69 @@ def hash_embedding(table, config: HashConfig, ids):
     return out
 
 
-def blt(params, config: BLTConfig, ids, starts, patches):
-    """Logits of a Byte Latent Transformer; starts [batch, bytes + 1]."""
-    p, cross = jax.tree.map(np.float64, params), config.cross_attention
-    batch, slots = len(ids), np.arange(patches)
-    number = np.cumsum(starts, axis=1) - 1
-    lies_in, may_read = number[:, :-1], number[:, 1:] - 1
-    is_eos = ids == EOS
-    patch_is_eos = np.stack([(is_eos & (lies_in == slot)).any(axis=1) for slot in slots], axis=1)
-    of_bytes = documents_of(is_eos) * config.document_mask
-    of_patches = documents_of(patch_is_eos) * config.document_mask
+def lies_in(starts):
+    """Patch of each byte; starts [batch, bytes + 1]."""
+    return np.cumsum(starts, axis=1)[:, :-1] - 1
 
-    h = p["byte_embedding"]["table"][ids]
-    if config.hash.sizes:
-        h = h + hash_embedding(p["hash_embedding"]["table"], config.hash, ids)
-        h = h / (len(config.hash.sizes) + 1 if config.hash.normalize else 1)
 
-    encoder, epsilon = p["encoder"], config.encoder.norm_epsilon
-    sees_byte = np.repeat(slots[None, :, None] == lies_in[:, None, :], cross.k, axis=1)
-    rows, used = None, 0
+def may_read(starts):
+    """The newest patch that is complete before the byte after each byte."""
+    return np.cumsum(starts, axis=1)[:, 1:] - 2
+
+
+def local_encoder(p, config: BLTConfig, x, ids, patches, documents):
+    """Bytes after the last layer, and patches; ids are those of the patches that bytes lie in."""
+    cross, batch = config.cross_attention, len(x)
+    visible = np.repeat(np.arange(patches)[None, :, None] == ids[:, None, :], cross.k, axis=1)
+    h, rows, used = x, None, 0
     for index in range(config.encoder.layers):
-        h = layer(layer_of(encoder["layers"], index), config.encoder, h, of_bytes)
+        h = layer(layer_of(p["layers"], index), config.encoder, h, documents)
         if cross.encoder == "last" and index < config.encoder.layers - 1:
             continue
         if rows is None or cross.encoder == "all_repool":
-            rows = pool(h, lies_in, patches, cross.pooling) @ encoder["patch_projection"]["kernel"]
+            rows = pool(h, ids, patches, cross.pooling) @ p["patch_projection"]["kernel"]
             rows = rows.reshape(batch, patches * cross.k, -1)
-        block = layer_of(encoder["cross_attention"], used)
-        rows, used = cross_attention(block, cross.residual, epsilon, rows, h, sees_byte), used + 1
+        block = layer_of(p["cross_attention"], used)
+        rows = cross_attention(block, cross.residual, config.encoder.norm_epsilon, rows, h, visible)
+        used += 1
+    return h, rows.reshape(batch, patches, -1)
 
-    latents = rows.reshape(batch, patches, -1)
+
+def global_model(p, config: BLTConfig, rows, documents):
     if config.has_input_projection:
-        latents = latents @ p["global_model"]["input_projection"]["kernel"]
+        rows = rows @ p["input_projection"]["kernel"]
     for index in range(config.global_model.layers):
-        latents = layer(layer_of(p["global_model"]["layers"], index), config.global_model, latents, of_patches)
+        rows = layer(layer_of(p["layers"], index), config.global_model, rows, documents)
+    return rows
 
-    decoder, epsilon = p["decoder"], config.decoder.norm_epsilon
-    rows = (latents @ decoder["patch_projection"]["kernel"]).reshape(batch, patches * cross.k, -1)
-    sees_patch = np.repeat(may_read[:, :, None] == slots, cross.k, axis=2)
+
+def local_decoder(p, config: BLTConfig, h, latents, ids, documents):
+    """Logits; ids are those of the patches that bytes may read."""
+    cross, epsilon, (batch, patches, _) = config.cross_attention, config.decoder.norm_epsilon, latents.shape
+    rows = (latents @ p["patch_projection"]["kernel"]).reshape(batch, patches * cross.k, -1)
+    visible = np.repeat(ids[:, :, None] == np.arange(patches), cross.k, axis=2)
     for index in range(config.decoder.layers):
         if cross.decoder == "all" or index == 0:
-            block = layer_of(decoder["cross_attention"], index)
-            h = cross_attention(block, cross.residual, epsilon, h, rows, sees_patch)
-        h = layer(layer_of(decoder["layers"], index), config.decoder, h, of_bytes)
-    return rms_norm(h, decoder["norm"]["scale"], epsilon) @ decoder["output"]["kernel"]
+            block = layer_of(p["cross_attention"], index)
+            h = cross_attention(block, cross.residual, epsilon, h, rows, visible)
+        h = layer(layer_of(p["layers"], index), config.decoder, h, documents)
+    return rms_norm(h, p["norm"]["scale"], epsilon) @ p["output"]["kernel"]
+
+
+def blt(params, config: BLTConfig, ids, starts, patches):
+    """Logits of a Byte Latent Transformer; starts [batch, bytes + 1]."""
+    p, own = jax.tree.map(np.float64, params), lies_in(starts)
+    is_eos = ids == EOS
+    patch_is_eos = np.stack([(is_eos & (own == patch)).any(axis=1) for patch in range(patches)], axis=1)
+    of_bytes = documents_of(is_eos) * config.document_mask
+    of_patches = documents_of(patch_is_eos) * config.document_mask
+    x = p["byte_embedding"]["table"][ids]
+    if config.hash.sizes:
+        x = x + hash_embedding(p["hash_embedding"]["table"], config.hash, ids)
+        x = x / (len(config.hash.sizes) + 1 if config.hash.normalize else 1)
+    h, rows = local_encoder(p["encoder"], config, x, own, patches, of_bytes)
+    latents = global_model(p["global_model"], config, rows, of_patches)
+    return local_decoder(p["decoder"], config, h, latents, may_read(starts), of_bytes)
 
 
 def check_gradients(value, params, gradients, tolerance=2e-3):

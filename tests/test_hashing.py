@@ -7,7 +7,8 @@ import pytest
 
 from bltjax import hashing
 from bltjax.config import HashConfig
-from bltjax.hashing import MULTIPLIERS
+from bltjax.hashing import MULTIPLIERS, HashEmbedding
+from tests.programs import quick_jit
 
 ngram_hash = jax.jit(hashing.ngram_hash, static_argnums=(1, 2, 3))
 ngram_hashes = jax.jit(hashing.ngram_hashes, static_argnums=1)
@@ -129,3 +130,50 @@ def test_impossible_requests_are_named():
         ngram_hashes(ids, HashConfig(sizes=()))
     with pytest.raises(ValueError, match=r"2\^31 rows"):
         ngram_hashes(ids, dataclasses.replace(HashConfig(), buckets=2**29))
+
+
+TABLES = HashConfig(sizes=(3, 5), buckets=11, functions=2)
+
+
+def embed(table, ids, config):
+    return HashEmbedding(config, table.shape[1]).apply({"params": {"table": table}}, jnp.asarray(ids))
+
+
+@pytest.mark.parametrize("short_ngrams", ["zeros", "omit"])
+def test_an_embedding_is_the_sum_of_its_ngrams(short_ngrams):
+    config = dataclasses.replace(TABLES, short_ngrams=short_ngrams)
+    draw = np.random.default_rng(5)
+    table, ids = np.float32(draw.standard_normal((44, 3))), draw.integers(0, 260, (2, 9))
+    want = np.zeros((2, 9, 3))
+    for place, (function, size) in enumerate([(0, 3), (0, 5), (1, 3), (1, 5)]):
+        found = table[11 * place + expected(ids, size, 11, function)]
+        if short_ngrams == "omit":
+            found[:, : size - 1] = 0
+        want += found
+    np.testing.assert_allclose(quick_jit(embed, static_argnums=2)(table, ids, config), want, atol=1e-6)
+
+
+def test_a_table_read_from_a_file_is_numpy():
+    config, table, ids = HashConfig(sizes=(1,), buckets=300), np.float32(np.arange(300)[:, None]), np.array([[7, 259]])
+    assert embed(table, ids, config).tolist() == [[[7], [259]]]
+
+
+def test_a_row_of_the_table_gathers_the_gradient_of_all_its_uses():
+    ids = np.full((1, 7), 9)  # from byte 4 on all windows are the same
+    rows = np.asarray(ngram_hashes(jnp.asarray(ids), TABLES))
+    weights = np.arange(1.0, 8.0)
+    want = np.zeros(44)
+    np.add.at(want, rows[0], weights[:, None])
+
+    def loss(table):
+        return jnp.sum(embed(table, ids, TABLES)[0, :, 0] * weights)
+
+    gradient = quick_jit(jax.grad(loss))(np.zeros((44, 1), np.float32))
+    np.testing.assert_allclose(gradient[:, 0], want, rtol=1e-6)
+
+
+def test_an_embedding_is_given_in_the_type_it_is_asked_in():
+    module = HashEmbedding(TABLES, 4, dtype="bfloat16")
+    out, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), jnp.zeros((1, 6), jnp.int32))
+    assert out.dtype == jnp.bfloat16
+    assert variables["params"]["table"] == jax.ShapeDtypeStruct((44, 4), jnp.float32)
