@@ -119,7 +119,7 @@ def _attend(q: Array, k: Array, v: Array, own: Array, theirs: Array, band: _Band
     """Queries [batch, queries, groups, heads, width] over keys [batch, groups, keys, width]."""
     blocks = _blocks(q, block).transpose(0, 1, 3, 4, 2, 5)
     # Queries that complete the last block belong to no document: their rows are thrown away below.
-    out = _banded(band, blocks, k, v, _blocks(own, block, -1), theirs)
+    out: Array = _banded(band, blocks, k, v, _blocks(own, block, -1), theirs)  # pyright: ignore[reportAssignmentType]
     count, batch, groups, heads, _, width = out.shape
     return out.transpose(1, 0, 4, 2, 3, 5).reshape(batch, count * block, groups, heads, width)[:, : q.shape[1]]
 

@@ -40,9 +40,10 @@ class BLT(nn.Module):
         ids = jnp.asarray(ids, jnp.int32)
         slots = patches.valid.shape[1]
         broken = (patches.encoder_ids[:, -1] >= slots) | (patches.decoder_ids[:, 0] < 0)
-        patches = patches.replace(
+        patches = Patches(
             encoder_ids=jnp.clip(patches.encoder_ids, 0, slots - 1),
             decoder_ids=jnp.clip(patches.decoder_ids, 0, slots - 1),
+            valid=patches.valid,
         )
         of_bytes, of_patches = None, None
         if config.document_mask:
