@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 
 from bltjax.batch import Batch
 from bltjax.checkpoint import Checkpoints, check_same
-from bltjax.config import BLTConfig, ModelConfig, TrainConfig, to_dict
+from bltjax.config import BLTConfig, ModelConfig, TrainConfig, from_dict, to_dict
 from bltjax.data.pipeline import train_batches
 from bltjax.data.views import Source
 from bltjax.loss import Sums, bits_per_byte
@@ -281,6 +281,34 @@ class _Rows:
             self._journal.sync()
 
 
+def load_params(folder: str | Path, mesh: Mesh | None = None) -> tuple[TrainConfig, Any, int]:
+    """The configuration of a run, its parameters at the newest sound checkpoint, and the steps they have seen.
+
+    Args:
+      mesh: what to lay the parameters out over; None: one device.
+
+    Raises:
+      FileNotFoundError: where there is no run, or none of its steps was saved.
+      ValueError: for checkpoints that are damaged or do not fit.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} holds no run (no config.json): name the folder of a training run.")
+    about = json.loads((folder / "config.json").read_bytes())
+    config = from_dict(TrainConfig, {key: value for key, value in about.items() if key != "data"})
+    mesh = make_mesh(devices=jax.devices()[:1]) if mesh is None else mesh
+    step = compile_step(config.model, config.optim, mesh, slots=config.rows.slots)
+    checkpoints = Checkpoints(folder / "checkpoints")
+    try:
+        found = checkpoints.restore(step.abstract_state, lambda record: None, Progress().say)
+    finally:
+        checkpoints.close()
+    if found is None:
+        raise FileNotFoundError(f"{folder} has no checkpoint yet: let the run go on until it has saved one.")
+    state, record = found
+    return config, state.params, record["step"]
+
+
 def data_identity(source: Source) -> dict[str, Any]:
     """What the data of a run is known by: its size, and hashes of its documents and of how rows are cut from them."""
     arrays = {
@@ -346,12 +374,9 @@ def evaluate(
     """
     if mesh is None:
         mesh = mesh_of(params) or make_mesh(devices=jax.devices()[:1])
-    if isinstance(model, BLTConfig):
-        slots = getattr(batches, "slots", None) if slots is None else slots
-    else:
-        slots = None
+    blt = isinstance(model, BLTConfig)
+    score = compile_score(model, mesh, getattr(batches, "slots", None) if blt and slots is None else slots)
     params = shard_params(params, mesh)
-    score = compile_score(model, mesh, slots)
     return _total(score(params, batch) for batch in batches)
 
 

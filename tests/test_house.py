@@ -27,7 +27,7 @@ FLOORS = (
     {"data"},
     {"optim", "metrics", "runtime", "checkpoint"},
     {"step"},
-    {"train"},
+    {"train", "scoring"},
     {"scaling"},
 )
 NEAR_DATA = {"config", "vocabulary", "batch", "patching", "data"}  # data knows nothing of models

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from bltjax.data.pipeline import heldout_batches
 from bltjax.data.views import ByteSource
 from bltjax.metrics import read_journal
 from bltjax.runtime import Stopped, StopRequest
-from bltjax.train import Score, evaluate, fit
+from bltjax.train import Score, evaluate, fit, load_params
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = TrainConfig(
@@ -174,6 +175,19 @@ def test_a_finished_run_is_not_run_again(unbroken, monkeypatch):
     again = run(unbroken.folder)
     assert_same_run(again, unbroken)
     assert again.device_seconds == unbroken.device_seconds
+
+
+def test_the_parameters_of_a_run_can_be_loaded(unbroken, tmp_path):
+    config, params, step = load_params(unbroken.folder)
+    assert (config, step) == (unbroken.config, 20)
+    assert parameter_hash(params) == parameter_hash(unbroken.params)
+    _, spread, _ = load_params(unbroken.folder, train.make_mesh())
+    assert parameter_hash(spread) == parameter_hash(unbroken.params)
+    with pytest.raises(FileNotFoundError, match="holds no run"):
+        load_params(tmp_path)
+    shutil.copy(unbroken.folder / "config.json", tmp_path)
+    with pytest.raises(FileNotFoundError, match="has no checkpoint yet"):
+        load_params(tmp_path)
 
 
 def test_on_other_devices_it_goes_on_with_the_same_batches_and_losses(tmp_path, unbroken):

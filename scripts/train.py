@@ -1,0 +1,210 @@
+"""Trains one model on a corpus, or goes on with it, and scores it on the held-out documents.
+
+    python scripts/prepare_corpus.py --folder corpora/python
+    python scripts/train.py --preset byte-cpu-2 --corpus corpora/python --out runs/byte --steps 500
+
+A BLT whose patches are set by entropy needs the entropies of the corpus: train the small model that they come from,
+then name its run. They are stored beside the corpus, so the next BLT needs no `--entropy-run`.
+
+    python scripts/train.py --preset entropy-cpu --corpus corpora/python --out runs/entropy --steps 1000
+    python scripts/train.py --preset blt-cpu-2 --corpus corpora/python --entropy-run runs/entropy --out runs/blt
+
+Every key of the configuration is a flag: `--optim.peak-rate 1e-3 --rows.bytes 2048 --model.encoder.layers 2`; `--help`
+after a preset shows those of that model. `--config` takes a JSON file instead of a preset, such as the config.json
+that a run leaves. Stopped or killed, the same command goes on.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+
+from bltjax import vocabulary
+from bltjax.config import (
+    BLTConfig,
+    EntropyModelConfig,
+    PatcherConfig,
+    RowsConfig,
+    TokenTransformerConfig,
+    TrainConfig,
+    config_hash,
+    from_dict,
+)
+from bltjax.data.corpus import Corpus, Split
+from bltjax.data.pipeline import heldout_batches
+from bltjax.data.stream import ByteStream, read_entropies
+from bltjax.data.tokenizer import Tokenizer
+from bltjax.data.tokenizer import train as train_tokenizer
+from bltjax.data.views import BLTSource, ByteSource, Source, TokenSource
+from bltjax.metrics import replace_file
+from bltjax.patching import stream_starts
+from bltjax.patching.calibrate import calibrate, check_starts
+from bltjax.presets import preset
+from bltjax.runtime import Stopped, keep_compiled
+from bltjax.scoring import params_hash, score_corpus
+from bltjax.train import evaluate, fit, load_params
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Trains one model."""
+
+    corpus: Path
+    """A folder that prepare_corpus wrote."""
+    out: Path
+    """The folder of this run."""
+    run: Annotated[tyro.conf.AvoidSubcommands[TrainConfig], tyro.conf.arg(name="")]
+    """The configuration; defaults from the preset or the file."""
+    preset: str | None = None
+    """Name of a model in bltjax.presets."""
+    config: Path | None = None
+    """JSON of a training configuration, in place of a preset."""
+    entropy_run: Path | None = None
+    """Run of the entropy model whose scores set the patches; None: the scores that are stored beside the corpus."""
+    heldout_bytes: int | None = None
+    """Score at most this many bytes of held-out documents; None: all."""
+    stride_bytes: int | None = None
+    """How far apart the windows end in which long held-out documents are scored; None: half a row."""
+    track: tuple[str, ...] = ()
+    """Further places for the metrics: tensorboard, wandb."""
+
+
+def base(arguments: list[str]) -> TrainConfig:
+    """The configuration before overrides, from --preset or --config.
+
+    Raises:
+      ValueError: for both, an unknown preset, or a file that is not a configuration.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("--preset", "--config"):
+        parser.add_argument(name)
+    chosen = parser.parse_known_args([a.replace("_", "-") if a.startswith("--") else a for a in arguments])[0]
+    if (chosen.preset is None) == (chosen.config is None):
+        raise ValueError("give one of --preset (a name in bltjax.presets) and --config (a JSON file).")
+    if chosen.preset is not None:
+        model = preset(chosen.preset)
+        return TrainConfig(model, steps=1000, patcher=PatcherConfig() if isinstance(model, BLTConfig) else None)
+    try:
+        values = json.loads(Path(chosen.config).read_bytes())
+    except ValueError as error:
+        raise ValueError(f"config={chosen.config}: is not JSON ({error}).") from error
+    values.pop("data", None)  # what a run notes about its corpus
+    return from_dict(TrainConfig, values)
+
+
+class Inputs:
+    """What the model reads: the corpus in rows."""
+
+    def __init__(self, corpus: Corpus, run: TrainConfig, entropy_run: Path | None) -> None:
+        """
+        Raises:
+          ValueError: for an entropy run that is not needed, not one of an entropy model, or not that of the scores
+            which are stored; for an entropy rule without scores.
+        """
+        self.corpus, self.run = corpus, run
+        patcher = run.patcher
+        by_entropy = patcher is not None and patcher.rule == "entropy"
+        if entropy_run is not None and not by_entropy:
+            raise ValueError(f"entropy_run={entropy_run}: only a BLT with patcher.rule='entropy' reads entropies.")
+        self.fingerprint = self._fingerprint(entropy_run) if by_entropy else None
+        if patcher is not None and by_entropy and patcher.threshold is None:
+            boundaries = ByteStream(corpus.documents("train")).document_starts
+            found = calibrate(patcher, boundaries, self._entropies("train"))
+            print(f"threshold {found.config.threshold!r} nats: {found.mean_patch_bytes:.3f} bytes per patch")
+            self.run = dataclasses.replace(run, patcher=found.config)
+
+    def _fingerprint(self, entropy_run: Path | None) -> dict[str, Any]:
+        about = self.corpus.folder / "train.entropies.json"
+        stored = json.loads(about.read_bytes())["fingerprint"] if about.is_file() else None
+        if entropy_run is None:
+            if stored is None:
+                raise ValueError(
+                    f"patcher.rule='entropy': {self.corpus.folder} has no entropies yet. Train an entropy model on it "
+                    "(--preset entropy-cpu) and name its run with --entropy-run, or choose another --patcher.rule."
+                )
+            return stored
+        config, params, step = load_params(entropy_run)
+        if not isinstance(config.model, EntropyModelConfig) or step < config.steps:
+            kind = f"step {step} of {config.steps} of a {type(config.model).__name__}"
+            raise ValueError(f"entropy_run={entropy_run}: is {kind}; name a finished run of an entropy model.")
+        wanted = {"model": config_hash(config.model), "params": params_hash(params)}
+        if stored is not None and any(stored.get(key) != value for key, value in wanted.items()):
+            raise ValueError(
+                f"entropy_run={entropy_run}: {self.corpus.folder} has the entropies of another model, which other runs "
+                f"may have read. Leave --entropy-run out to use them, or remove {about} to score the corpus anew."
+            )
+        print("entropies: " + ("stored already" if stored else "scoring the corpus"), flush=True)
+        return score_corpus(config.model, params, self.corpus)
+
+    def _entropies(self, split: Split) -> Any:
+        assert self.fingerprint is not None
+        return read_entropies(self.corpus, split, self.fingerprint)
+
+    def _starts(self, patcher: PatcherConfig, split: Split) -> np.ndarray:
+        stream = ByteStream(self.corpus.documents(split))
+        entropies = None if self.fingerprint is None else self._entropies(split)
+        ids = stream.ids() if patcher.rule in ("space", "bpe") else None
+        starts = stream_starts(patcher, stream.document_starts, ids=ids, entropies=entropies)
+        if split == "train":
+            check_starts(patcher, starts, stream.document_starts, self.run.rows.bytes)
+        return starts
+
+    def _tokenizer(self, tokens: int) -> Tokenizer:
+        path = self.corpus.folder / f"tokenizer-{tokens}.json"
+        if path.is_file():
+            return Tokenizer.load(path)
+        print(f"training a tokenizer of {tokens:,} tokens", flush=True)
+        tokenizer = train_tokenizer(self.corpus.documents("train"), tokens, path)
+        tokenizer.check_lossless(self.corpus.documents("heldout"))
+        return tokenizer
+
+    def source(self, split: Split) -> Source:
+        """A split in rows for the model."""
+        documents, model = self.corpus.documents(split), self.run.model
+        rows = self.run.rows if split == "train" else RowsConfig(bytes=self.run.rows.bytes, batch=self.run.rows.batch)
+        if isinstance(model, BLTConfig):
+            assert self.run.patcher is not None
+            return BLTSource(documents, self._starts(self.run.patcher, split), rows)
+        if isinstance(model, TokenTransformerConfig):
+            return TokenSource(documents, self._tokenizer(model.vocabulary_size - vocabulary.OFFSET), rows)
+        return ByteSource(documents, rows)
+
+
+def main(arguments: Arguments) -> None:
+    inputs = Inputs(Corpus.open(arguments.corpus), arguments.run, arguments.entropy_run)
+    rows = arguments.run.rows
+    stride = rows.bytes // 2 if arguments.stride_bytes is None else arguments.stride_bytes
+    heldout = heldout_batches(inputs.source("heldout"), rows.bytes, stride, rows.batch, arguments.heldout_bytes)
+    keep_compiled(arguments.out / "compiled")
+    result = fit(inputs.run, inputs.source("train"), arguments.out, track=arguments.track, checkpoint_seconds=60)
+    print(f"scoring {heldout.bytes:,} held-out bytes", flush=True)
+    score = evaluate(inputs.run.model, result.params, heldout)
+    found = {
+        "bits_per_byte": score.bits_per_byte,
+        "sums": dataclasses.asdict(score),
+        "heldout": heldout.description,
+        "bytes_seen": result.bytes_seen,
+        "device_seconds": result.device_seconds,
+        "fill": result.fill,
+    }
+    replace_file(arguments.out / "result.json", json.dumps(found, indent=2).encode())
+    print(f"{score.bits_per_byte:.4f} bits per byte on held-out documents; all about it in {arguments.out}")
+
+
+if __name__ == "__main__":
+    try:
+        helping = {"-h", "--help"} & set(sys.argv) and not {"--preset", "--config"} & set(sys.argv)
+        defaults = base(["--preset", "blt-cpu-2"] if helping else sys.argv[1:])
+        run = Arguments(corpus=tyro.MISSING, out=tyro.MISSING, run=defaults)
+        main(tyro.cli(Arguments, default=run, description=__doc__))
+    except Stopped as stopped:
+        sys.exit(str(stopped))
+    except KeyboardInterrupt:
+        sys.exit("interrupted: the same command goes on from the last checkpoint.")
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        sys.exit(f"error: {error}")
