@@ -1,0 +1,211 @@
+"""What the runs of a study share: the corpus, the tokenizer, the entropy model, its scores, and sources of rows.
+
+Each stage leaves its result in the study's folder and is skipped where that lies there already; a stage that was
+stopped half-way is done again (or, for the entropy model's training, gone on with).
+"""
+
+import functools
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from bltjax import vocabulary
+from bltjax.config import (
+    BLTConfig,
+    ModelConfig,
+    PatcherConfig,
+    RowsConfig,
+    TokenTransformerConfig,
+    TrainConfig,
+    config_hash,
+    to_dict,
+)
+from bltjax.data import sources
+from bltjax.data.corpus import Corpus, Split
+from bltjax.data.pipeline import HeldoutBatches, heldout_batches
+from bltjax.data.sources import Sources
+from bltjax.data.stream import ByteStream, read_entropies
+from bltjax.data.tokenizer import Tokenizer, train
+from bltjax.data.views import BLTSource, ByteSource, Source, TokenSource
+from bltjax.data.write import prepare
+from bltjax.metrics import Progress
+from bltjax.patching import stream_starts
+from bltjax.patching.calibrate import calibrate, check_starts
+from bltjax.scaling.plan import Study, learning_rate_rule, optim_of
+from bltjax.scaling.store import Run, digest
+from bltjax.scoring import score_corpus
+from bltjax.train import fit
+
+EMBEDDED_BYTES = 8_000_000  # of the standard library, unless a study asks for more
+
+Say = Callable[[str], None]
+
+
+def limited(documents: Sources, max_bytes: int | None) -> Sources:
+    """At most `max_bytes` bytes of documents, in the order of their SHA-256, each that still fits; None: all.
+
+    Reads everything twice, so that memory holds one document at a time. Copies of a document count once.
+
+    Raises:
+      ValueError: where not one document fits.
+    """
+    if max_bytes is None:
+        return documents
+    sizes = {hashlib.sha256(document.data).digest(): len(document.data) for document in documents if document.data}
+    chosen, left = set(), max_bytes
+    for identity in sorted(sizes):
+        if sizes[identity] <= left:
+            chosen.add(identity)
+            left -= sizes[identity]
+    if sizes and not chosen:
+        raise ValueError(f"corpus_bytes={max_bytes}: the shortest document has {min(sizes.values())} bytes.")
+
+    def choose() -> Iterator[sources.Document]:
+        for document in documents:
+            if hashlib.sha256(document.data).digest() in chosen:
+                yield document
+
+    return Sources(choose, {**documents.origin, "at_most_bytes": max_bytes})
+
+
+class Inputs:
+    """The inputs of a study, each made when it is first asked for.
+
+    Attributes:
+      study: whose they are.
+      corpus: its documents, split.
+    """
+
+    def __init__(self, study: Study, say: Say) -> None:
+        """Opens the study's corpus, or prepares it."""
+        self.study = study
+        self._say = say
+        limit = study.corpus_bytes
+        if limit is None and not study.corpus:
+            limit = EMBEDDED_BYTES
+        folder = study.out / f"corpus-{digest([study.corpus, limit, study.heldout_percent])}"
+        if not (folder / "manifest.json").is_file():
+            say(f"preparing the corpus: {', '.join(study.corpus) or 'the standard library of this Python'}")
+            read = sources.read(study.corpus) if study.corpus else sources.embedded()
+            prepare(limited(read, limit), folder, study.heldout_percent)
+        self.corpus = Corpus.open(folder)
+        sizes = {split: self.corpus.documents(split).total_bytes for split in ("train", "heldout")}
+        say(f"corpus {self.corpus.fingerprint}: {sizes['train']:,} bytes to train on, {sizes['heldout']:,} held out")
+
+    @functools.cache  # noqa: B019
+    def tokenizer(self, vocabulary_size: int) -> Tokenizer:
+        """A BPE of so many tokens, trained on the training split and checked on every held-out document."""
+        path = self.corpus.folder / f"tokenizer-{vocabulary_size}.json"
+        if path.is_file():
+            tokenizer = Tokenizer.load(path)
+        else:
+            self._say(f"training a tokenizer of {vocabulary_size:,} tokens")
+            tokenizer = train(self.corpus.documents("train"), vocabulary_size, path)
+        tokenizer.check_lossless(self.corpus.documents("heldout"))
+        return tokenizer
+
+    @functools.cached_property
+    def entropy_fingerprint(self) -> dict[str, str]:
+        """What the stored entropies are known by: the entropy model's training, and the hash of its parameters.
+
+        Trains the entropy model and scores both splits with it, unless that is done.
+        """
+        study, model = self.study, self.study.patcher_model()
+        source = ByteSource(self.corpus.documents("train"), RowsConfig(bytes=study.row_bytes, batch=study.batch))
+        steps = max(1, round(study.entropy_bytes / (study.batch * source.mean_row_bytes)))
+        config = TrainConfig(
+            model=model,
+            steps=steps,
+            rows=source.config,
+            optim=optim_of(learning_rate_rule(study, model), steps),
+            log_every=max(1, steps // 50),
+            checkpoint_every=1000,
+        )
+        identity = {"training": config_hash(config), "corpus": self.corpus.fingerprint}
+        run = Run(study.out / f"entropy-{digest(identity)}")
+        manifest = run.manifest()
+        if manifest is not None and manifest["status"] == "complete":
+            return manifest["result"]["fingerprint"]
+        self._say(f"training the entropy model on {study.entropy_bytes / 1e6:.3g} MB, {steps:,} steps")
+        manifest = run.begin({"id": digest(identity), "config": to_dict(config), "inputs": identity})
+        done = fit(config, source, run.folder, progress=Progress("entropy model"), checkpoint_seconds=30)
+        self._say("scoring the corpus with it")
+        fingerprint = score_corpus(model, done.params, self.corpus)
+        run.finish(manifest, {"fingerprint": fingerprint, "device_seconds": done.device_seconds})
+        return fingerprint
+
+    @functools.cache  # noqa: B019
+    def patcher(self, patch_size: float) -> PatcherConfig:
+        """The entropy patcher whose patches have so many bytes on average over the training split."""
+        entropies = read_entropies(self.corpus, "train", self.entropy_fingerprint)
+        boundaries = ByteStream(self.corpus.documents("train")).document_starts
+        found = calibrate(PatcherConfig(mean_patch_bytes=patch_size), boundaries, entropies)
+        self._say(f"threshold {found.threshold:.4f} nats: {found.mean_patch_bytes:.3f} bytes per patch")
+        return found.config
+
+    @functools.cache  # noqa: B019
+    def _starts(self, patch_size: float, split: Split) -> np.ndarray:
+        config = self.patcher(patch_size)
+        boundaries = ByteStream(self.corpus.documents(split)).document_starts
+        entropies = read_entropies(self.corpus, split, self.entropy_fingerprint)
+        starts = stream_starts(config, boundaries, entropies=entropies)
+        if split == "train":
+            check_starts(config, starts, boundaries, self.study.row_bytes)
+        return starts
+
+    def source(self, model: ModelConfig, patch_size: float | None, split: Split) -> Source:
+        """A split as rows that a model reads; patch_size is for BLT."""
+        if isinstance(model, BLTConfig):
+            assert patch_size is not None
+            return self._blt_source(patch_size, split)
+        if isinstance(model, TokenTransformerConfig):
+            return self._token_source(model.vocabulary_size, split)
+        return self._byte_source(split)
+
+    @property
+    def _rows(self) -> RowsConfig:
+        return RowsConfig(bytes=self.study.row_bytes, batch=self.study.batch)
+
+    @functools.cache  # noqa: B019
+    def _blt_source(self, patch_size: float, split: Split) -> Source:
+        return BLTSource(self.corpus.documents(split), self._starts(patch_size, split), self._rows)
+
+    @functools.cache  # noqa: B019
+    def _token_source(self, vocabulary_size: int, split: Split) -> Source:
+        tokenizer = self.tokenizer(vocabulary_size - vocabulary.OFFSET)
+        return TokenSource(self.corpus.documents(split), tokenizer, self._rows)
+
+    @functools.cache  # noqa: B019
+    def _byte_source(self, split: Split) -> Source:
+        return ByteSource(self.corpus.documents(split), self._rows)
+
+    def heldout(self, model: ModelConfig, patch_size: float | None) -> HeldoutBatches:
+        """The held-out windows that a model is scored on: the same bytes for every family."""
+        return self._windows(self.source(model, patch_size, "heldout"))
+
+    @functools.cache  # noqa: B019
+    def _windows(self, source: Source) -> HeldoutBatches:
+        study = self.study
+        return heldout_batches(source, study.row_bytes, study.stride, study.batch, study.heldout_bytes)
+
+    def heldout_unit_bytes(self, model: ModelConfig, patch_size: float | None) -> float:
+        """Raw bytes per patch or token over all held-out documents; 1 for bytes."""
+        source = self.source(model, patch_size, "heldout")
+        if isinstance(source, BLTSource):
+            return source.documents.total_bytes / int(source.stream_starts.sum())
+        if isinstance(source, TokenSource):
+            return source.documents.total_bytes / len(source.tokens.ids)
+        return 1.0
+
+    def identity(self, model: ModelConfig, patch_size: float | None) -> dict[str, Any]:
+        """What went into a run of a model besides its configuration: part of what the run is known by."""
+        study = self.study
+        scoring = {"row_bytes": study.row_bytes, "stride_bytes": study.stride, "bytes": study.heldout_bytes}
+        out: dict[str, Any] = {"corpus": self.corpus.fingerprint, "scoring": scoring}
+        if isinstance(model, BLTConfig):
+            out["entropies"] = self.entropy_fingerprint
+        if isinstance(model, TokenTransformerConfig):
+            out["tokenizer"] = self.tokenizer(model.vocabulary_size - vocabulary.OFFSET).fingerprint
+        return out

@@ -1,0 +1,216 @@
+"""The figures of a study, as PNG and SVG: the same rows give the same bytes.
+
+Rows are those of `sweep.table_row`. Colours are Okabe and Ito's, which colour-blind readers can tell apart; every
+series has a marker of its own besides.
+"""
+
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+
+from bltjax.scaling.fit import IsoFLOP, frontier, isoflop
+from bltjax.scaling.store import replace_file
+
+Row = Mapping[str, Any]
+
+FAMILY_NAMES = {"blt": "BLT, entropy patches", "byte": "flat bytes", "token": "BPE tokens"}
+_FAMILY_STYLE: dict[Any, Any] = {"blt": ("#D55E00", "o"), "byte": ("#0072B2", "s"), "token": ("#009E73", "^")}
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_STYLE: dict[Any, Any] = {
+    "svg.hashsalt": "bltjax",  # ids in an SVG are otherwise random
+    "svg.fonttype": "none",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+}
+
+
+def series_name(series: str) -> str:
+    """What a series is called in figures: "BLT, entropy patches of 6 bytes"."""
+    family, _, size = series.partition("-")
+    return FAMILY_NAMES.get(family, family) + (f" of {size} bytes" if size else "")
+
+
+def _style(series: str, all_series: Sequence[str]) -> tuple[str, str]:
+    """Colour and marker: a family's own, or, where some family has several series, by number."""
+    if set(all_series) <= set(_FAMILY_STYLE):
+        return _FAMILY_STYLE[series]
+    index = all_series.index(series)
+    return _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
+
+
+def count_text(value: float) -> str:
+    """A number of parameters or bytes: 131k, 2.05M."""
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if limit <= value < 1e3 * limit:
+            return f"{value / limit:.3g}{unit}"
+    return f"{value:.3g}"
+
+
+def flops_text(value: float) -> str:
+    """A number of FLOPs: 6e10, 1.8e11."""
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Writes a figure as PNG and SVG, without the date and version that would make each file new."""
+    paths = [folder / f"{name}.png", folder / f"{name}.svg"]
+    metadata: list[dict[str, str | None]] = [{"Software": None}, {"Date": None, "Creator": None}]
+    for path, facts in zip(paths, metadata, strict=True):
+        kind = path.suffix[1:]
+
+        def write(temporary: Path, kind: str = kind, facts: dict[str, str | None] = facts) -> None:
+            figure.savefig(temporary, format=kind, dpi=150, metadata=facts)
+
+        with matplotlib.rc_context(_STYLE):
+            replace_file(path, write)
+    return paths
+
+
+def _new(caption: str) -> tuple[Figure, Axes]:
+    lines = textwrap.wrap(caption, 108)
+    margin = 0.25 + 0.15 * len(lines)  # inches below the axes' own labels
+    height = 4.6 + margin
+    figure = Figure(figsize=(7.2, height))
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.11, (margin + 0.5) / height, 0.86, (height - margin - 0.95) / height))
+    figure.text(0.02, 0.02, "\n".join(lines), fontsize=7.5, color="#444444", va="bottom")
+    return figure, axes
+
+
+def _log_axis(axes: Axes, values: Sequence[float], text: Callable[[float], str], label: str) -> None:
+    """A logarithmic x axis whose ticks are the values themselves, thinned until they do not collide."""
+    axes.set_xscale("log")
+    ticks: list[float] = []
+    span = np.log(max(values) / min(values)) or 1.0
+    for value in sorted(set(values)):
+        if not ticks or np.log(value / ticks[-1]) > 0.09 * span:
+            ticks.append(value)
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: text(float(value))))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel(label)
+    axes.set_ylabel("bits per byte, held-out documents")
+
+
+def frontier_figure(rows: Sequence[Row], caption: str) -> Figure:
+    """Bits per byte against training FLOPs: every run a pale mark; a line through the family's frontier.
+
+    The frontier is the lower convex hull of the best size at each budget (of the mean over seeds): runs at one budget
+    differ in FLOPs by less than a step, and that difference says nothing.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _new(caption)
+        all_series = list(dict.fromkeys(row["series"] for row in rows))
+        for series in all_series:
+            own = [row for row in rows if row["series"] == series]
+            colour, marker = _style(series, all_series)
+            x, y = [row["training_flops"] for row in own], [row["heldout_bits_per_byte"] for row in own]
+            axes.plot(x, y, linestyle="", marker=marker, color=colour, markersize=5, alpha=0.45, markeredgewidth=0)
+            best = best_of_budgets(own)
+            x, y = [row["training_flops"] for row in best], [row["heldout_bits_per_byte"] for row in best]
+            hull = frontier(x, y)
+            axes.plot(
+                [x[i] for i in hull], [y[i] for i in hull], marker=marker, color=colour, markersize=7, linewidth=1.8,
+                label=series_name(series),
+            )  # fmt: skip
+        _log_axis(
+            axes, [row["budget"] for row in rows], flops_text, f"training FLOPs ({rows[0]['accounting']} accounting)"
+        )
+        axes.legend()
+        axes.set_title("Bits per byte at equal training compute", loc="left", fontsize=11)
+        return figure
+
+
+def mean_over_seeds(rows: Sequence[Row]) -> list[Row]:
+    """One row for each preset and budget of a series, with the means of what its seeds measured."""
+    groups: dict[tuple[str, float], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["preset"], row["budget"]), []).append(row)
+    measured = ("training_flops", "heldout_bits_per_byte")
+    return [
+        {**group[0], **{name: float(np.mean([row[name] for row in group])) for name in measured}}
+        for group in groups.values()
+    ]
+
+
+def best_of_budgets(rows: Sequence[Row]) -> list[Row]:
+    """The size of the smallest loss (mean over seeds) at each budget, cheapest budget first; rows of one series."""
+    best: dict[float, Row] = {}
+    for row in mean_over_seeds(rows):
+        found = best.get(row["budget"])
+        if found is None or row["heldout_bits_per_byte"] < found["heldout_bits_per_byte"]:
+            best[row["budget"]] = row
+    return [best[budget] for budget in sorted(best)]
+
+
+def isoflop_fits(rows: Sequence[Row]) -> dict[float, IsoFLOP]:
+    """The parabola of each budget at which there are at least three sizes; rows of one series."""
+    fits = {}
+    for budget in sorted({row["budget"] for row in rows}):
+        own = [row for row in rows if row["budget"] == budget]
+        if len({row["parameters_non_embedding"] for row in own}) >= 3:
+            sizes = [row["parameters_non_embedding"] for row in own]
+            fits[budget] = isoflop(sizes, [row["heldout_bits_per_byte"] for row in own])
+    return fits
+
+
+def isoflop_figure(rows: Sequence[Row], caption: str) -> Figure:
+    """Bits per byte against model size at each budget, with parabolas and the optima that were bracketed."""
+    series, fits = rows[0]["series"], isoflop_fits(rows)
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _new(caption)
+        for index, budget in enumerate(sorted({row["budget"] for row in rows})):
+            own = sorted((r for r in rows if r["budget"] == budget), key=lambda r: r["parameters_non_embedding"])
+            colour = _COLOURS[index % len(_COLOURS)]
+            x, y = [r["parameters_non_embedding"] for r in own], [r["heldout_bits_per_byte"] for r in own]
+            fit = fits.get(budget)
+            axes.plot(
+                x, y, linestyle="", marker=_MARKERS[index % len(_MARKERS)], color=colour, markersize=6,
+                label=f"{flops_text(budget)} FLOPs: {verdict(fit)}",
+            )  # fmt: skip
+            if fit is not None:
+                curve = np.geomspace(min(x), max(x), 100)
+                bracketed = fit.optimum is not None
+                axes.plot(
+                    curve, [fit(n) for n in curve], color=colour, linewidth=1.4, linestyle="-" if bracketed else ":"
+                )
+                if fit.optimum is not None and fit.loss is not None:
+                    axes.plot(
+                        [fit.optimum], [fit.loss], marker="*", color=colour, markersize=13, markeredgecolor="white"
+                    )
+        sizes = sorted({row["parameters_non_embedding"] for row in rows})
+        _log_axis(axes, sizes, count_text, "parameters without byte, token and hash embeddings")
+        axes.legend()
+        axes.set_title(f"IsoFLOP: {series_name(series)}", loc="left", fontsize=11)
+        return figure
+
+
+def verdict(fit: IsoFLOP | None) -> str:
+    """What the runs at a budget say about the best size, in a few words."""
+    if fit is None:
+        return "too few sizes to fit"
+    if fit.optimum is not None:
+        return f"optimum {count_text(fit.optimum)}"
+    if fit.bound is not None and fit.bound_size is not None:
+        return f"optimum {fit.bound} {count_text(fit.bound_size)}"
+    return "no bowl"

@@ -1,0 +1,245 @@
+"""A study run from beginning to end: every run once, whatever happens to the process, then the table and figures."""
+
+import dataclasses
+import math
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bltjax.checkpoint import Checkpoints
+from bltjax.config import config_hash, to_dict
+from bltjax.flops import non_embedding_parameters, parameters
+from bltjax.metrics import Progress, duration
+from bltjax.scaling import plots
+from bltjax.scaling.inputs import Inputs
+from bltjax.scaling.plan import RowFacts, RunPlan, Study, plan_run, plan_table, run_hash
+from bltjax.scaling.plots import count_text, flops_text
+from bltjax.scaling.store import Json, Run, write_json, write_table
+from bltjax.train import evaluate, fit
+
+Row = dict[str, Any]
+CHECKPOINT_SECONDS = 30.0  # at most so much work is lost to a kill
+
+
+def plan_study(study: Study, inputs: Inputs) -> list[RunPlan]:
+    """All runs of a study, smallest budget first.
+
+    Raises:
+      ValueError: for a budget of less than one step.
+    """
+    plans = []
+    for name, model in study.models().items():
+        for patch_size in study.patch_sizes_of(model):
+            source = inputs.source(model, patch_size, "train")
+            patcher = None if patch_size is None else inputs.patcher(patch_size)
+            facts = RowFacts.of(source, model)
+            identity = inputs.identity(model, patch_size)
+            for budget in study.budgets:
+                for seed in study.seeds:
+                    plans.append(
+                        plan_run(
+                            study, name, model, source.config, facts, budget, seed, patcher, patch_size, identity
+                        )
+                    )  # fmt: skip
+    return sorted(plans, key=lambda plan: plan.budget)
+
+
+def run_of(study: Study, plan: RunPlan) -> Run:
+    """The folder of a run: readable, and unique by the hash of all that the run depends on."""
+    patches = "" if plan.patch_size is None else f"-p{plan.patch_size:g}"
+    return Run(study.out / "runs" / f"{plan.name}{patches}-{flops_text(plan.budget)}-s{plan.seed}-{run_hash(plan)}")
+
+
+def execute(study: Study, plan: RunPlan, inputs: Inputs, label: str = "") -> Json:
+    """Trains and scores one run, or goes on with it, or finds it complete; its manifest."""
+    run = run_of(study, plan)
+    if run.complete:
+        manifest = run.manifest()
+        assert manifest is not None
+        return manifest
+    model = plan.train.model
+    heldout = inputs.heldout(model, plan.patch_size)
+    steps = Checkpoints(run.folder / "checkpoints").steps()
+    manifest = run.begin(
+        {
+            "id": run_hash(plan),
+            "family": plan.family,
+            "series": plan.series,
+            "preset": plan.name,
+            "budget": plan.budget,
+            "accounting": plan.accounting,
+            "patch_size_wanted": plan.patch_size,
+            "config": to_dict(plan.train),
+            "config_hash": config_hash(plan.train),
+            "inputs": plan.inputs,
+            "rows": dataclasses.asdict(plan.facts),
+            "parameters": {**parameters(model), "non_embedding": non_embedding_parameters(model)},
+            "flops_per_byte": {
+                name: {
+                    "version": cost.accounting,
+                    "forward": cost.forward,
+                    "training": cost.training,
+                    "parts": dict(cost.parts),
+                }
+                for name, cost in plan.flops.items()
+            },
+            "heldout": heldout.description,
+        },
+        resumed_from=steps[0] if steps else None,
+    )
+    result = fit(
+        plan.train,
+        inputs.source(model, plan.patch_size, "train"),
+        run.folder,
+        progress=Progress(label or plan.name),
+        checkpoint_seconds=CHECKPOINT_SECONDS,
+    )
+    score = evaluate(model, result.params, heldout)
+    if not math.isfinite(score.bits_per_byte):
+        raise FloatingPointError(f"{run.folder}: the held-out loss is not finite; lower peak_rate.")
+    complete = run.finish(
+        manifest,
+        {
+            "heldout_bits_per_byte": score.bits_per_byte,
+            "heldout_sums": dataclasses.asdict(score),
+            "heldout_special_bits": score.special_nats / math.log(2) / max(score.specials, 1),
+            "heldout_unit_bytes": inputs.heldout_unit_bytes(model, plan.patch_size),
+            "bytes_seen": result.bytes_seen,
+            "epochs": result.bytes_seen / plan.facts.corpus_bytes,
+            "fill": result.fill,
+            "training_flops": {name: cost.training * result.bytes_seen for name, cost in plan.flops.items()},
+            "device_seconds": result.device_seconds,
+        },
+    )
+    if not study.keep_weights:
+        shutil.rmtree(run.folder / "checkpoints")
+    return complete
+
+
+def table_row(manifest: Json) -> Row:
+    """One row of a study's table, from the manifest of a complete run."""
+    result, flops, groups = manifest["result"], manifest["flops_per_byte"], manifest["parameters"]
+    config = manifest["config"]
+    accounting = manifest["accounting"]
+    return {
+        "run": manifest["id"],
+        "family": manifest["family"],
+        "series": manifest["series"],
+        "preset": manifest["preset"],
+        "seed": config["seed"],
+        "budget": manifest["budget"],
+        "accounting": flops[accounting]["version"],
+        "training_flops": result["training_flops"][accounting],
+        "heldout_bits_per_byte": result["heldout_bits_per_byte"],
+        "heldout_special_bits": result["heldout_special_bits"],
+        "heldout_bytes": result["heldout_sums"]["bytes"],
+        "parameters_non_embedding": groups["non_embedding"],
+        "parameters": sum(count for name, count in groups.items() if name != "non_embedding"),
+        "bytes_seen": result["bytes_seen"],
+        "epochs": result["epochs"],
+        "steps": config["steps"],
+        "peak_rate": config["optim"]["peak_rate"],
+        "bytes_per_unit": manifest["rows"]["unit_bytes"],
+        "heldout_bytes_per_unit": result["heldout_unit_bytes"],
+        "byte_fill": manifest["rows"]["byte_fill"],
+        "slot_fill": manifest["rows"]["slot_fill"],
+        "training_flops_paper": result["training_flops"]["paper"],
+        "training_flops_full": result["training_flops"]["full"],
+        "forward_flops_per_byte_paper": flops["paper"]["forward"],
+        "forward_flops_per_byte_full": flops["full"]["forward"],
+        "device_seconds": result["device_seconds"],
+    }
+
+
+def claim(study: Study) -> None:
+    """Makes the study's folder its own, by its study.json.
+
+    Raises:
+      ValueError: for a file, or a folder that holds something else.
+    """
+    if study.out.exists() and not study.out.is_dir():
+        raise ValueError(f"out={study.out}: is a file; name a folder.")
+    if study.out.is_dir() and any(study.out.iterdir()) and not (study.out / "study.json").exists():
+        raise ValueError(f"out={study.out}: holds something else than a study; name another folder.")
+    write_json(study.out / "study.json", {**dataclasses.asdict(study), "out": str(study.out)})
+
+
+def run_study(study: Study, say: Callable[[str], None]) -> list[Row]:
+    """Does all of a study that is not done yet, then writes its table and figures; the rows of the table.
+
+    Raises:
+      ValueError: for what cannot be trained, before anything is trained.
+      Stopped: when it was asked to stop during training; the state is saved.
+    """
+    claim(study)
+    begun = time.monotonic()
+
+    def tell(message: str) -> None:
+        say(f"[{duration(time.monotonic() - begun)}] {message}")
+
+    inputs = Inputs(study, tell)
+    plans = plan_study(study, inputs)
+    say(plan_table(plans))
+    rows = []
+    total, spent = sum(plan.training_flops for plan in plans), 0.0
+    for number, plan in enumerate(plans, start=1):
+        done = run_of(study, plan).complete
+        label = f"{number}/{len(plans)} {plan.name} {flops_text(plan.budget)}"
+        rows.append(table_row(execute(study, plan, inputs, label)))
+        spent += plan.training_flops
+        bits = rows[-1]["heldout_bits_per_byte"]
+        tell(f"{label}: {bits:.4f} bits per byte{' (done before)' if done else ''}; {spent / total:.0%} of all FLOPs")
+    write_table(rows, study.out)
+    draw(rows, study, inputs)
+    return rows
+
+
+def draw(rows: Sequence[Row], study: Study, inputs: Inputs) -> list[Path]:
+    """Writes the figures of a study: bits_per_byte, and isoflop_<series> for each series."""
+    about = caption(rows, study, inputs)
+    paths = plots.save(plots.frontier_figure(rows, about), study.out, "bits_per_byte")
+    for series in dict.fromkeys(row["series"] for row in rows):
+        own = [row for row in rows if row["series"] == series]
+        paths += plots.save(plots.isoflop_figure(own, about), study.out, f"isoflop_{series}")
+    return paths
+
+
+def caption(rows: Sequence[Row], study: Study, inputs: Inputs) -> str:
+    """What every figure says about its numbers."""
+    text = ", ".join(study.corpus) or inputs.corpus.manifest["origin"]["embedded"]
+    seeds = ", ".join(str(seed) for seed in study.seeds) + (" (means)" if len(study.seeds) > 1 else "")
+    return (
+        f"{text} (fingerprint {inputs.corpus.fingerprint}); {rows[0]['heldout_bytes']:,} bytes of held-out documents "
+        f"split off by hash, in windows of {study.row_bytes} bytes with {study.stride} new ones each; losses at the "
+        f"end of each run's schedule. FLOPs: {rows[0]['accounting']}, with measured bytes per patch and token. N "
+        f"leaves out byte, token and hash embeddings. Seeds: {seeds}. Parabolas in ln N, no intervals; dotted "
+        "where the runs do not bracket an optimum."
+    )
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """The numbers that stand in the figures, for people."""
+    head = ("series", "preset", "N", "budget", "FLOPs paper", "full", "MB", "epochs", "B/unit", "bits/byte")
+    form = "{:<10} {:<14} {:>7} {:>8} {:>11} {:>9} {:>7} {:>6} {:>6} {:>9}"
+    lines = [form.format(*head)]
+    optima = []
+    for series in dict.fromkeys(row["series"] for row in rows):
+        own = [row for row in rows if row["series"] == series]
+        best = {row["budget"]: row["preset"] for row in plots.best_of_budgets(own)}
+        for row in sorted(own, key=lambda r: (r["budget"], r["parameters_non_embedding"], r["seed"])):
+            values = (
+                series, row["preset"], count_text(row["parameters_non_embedding"]), flops_text(row["budget"]),
+                flops_text(row["training_flops_paper"]), flops_text(row["training_flops_full"]),
+                f"{row['bytes_seen'] / 1e6:.2f}", f"{row['epochs']:.2f}", f"{row['bytes_per_unit']:.2f}",
+                f"{row['heldout_bits_per_byte']:.4f}",
+            )  # fmt: skip
+            lines.append(form.format(*values) + (" *" if best[row["budget"]] == row["preset"] else ""))
+        fits = plots.isoflop_fits(own)
+        optima += [
+            f"{plots.series_name(series)} at {flops_text(budget)} FLOPs: {plots.verdict(fits.get(budget))}"
+            for budget in sorted(best)
+        ]
+    lines += ["* the best size of its series at its budget", "", "Parabolas in ln N:", *optima]
+    return "\n".join(lines)

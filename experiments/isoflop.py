@@ -1,0 +1,63 @@
+"""At equal training FLOPs, does a byte latent model, a flat byte model or a token model compress text best?
+
+    python experiments/isoflop.py
+
+takes about 10 minutes on 2 cores. It trains three families (BLT with entropy patches of 4.5 bytes, flat bytes, BPE
+tokens) at three sizes and three budgets each on the standard library of the running Python, and scores every model in
+bits per byte of the same held-out documents. It can be stopped at any moment, and goes on with the same command.
+
+Expected: at these budgets the token model is ahead, since its vocabulary is a dictionary that it need not learn;
+BLT and flat bytes follow. All families fall steadily from budget to budget. Differences below 0.02 bits per byte are
+noise of one seed. What a CPU cannot show is in the README.
+
+It leaves in runs/isoflop (or --out):
+
+    table.csv, table.parquet               a row for each run
+    bits_per_byte.png, .svg                bits per byte against training FLOPs
+    isoflop_<family>.png, .svg             bits per byte against model size, a parabola for each budget
+    runs/<run>/manifest.json               all that the run's numbers depend on
+    runs/<run>/metrics.jsonl               its training
+    corpus-*/, entropy-*/, compiled/       what runs share
+
+Other text, models and budgets:
+
+    python experiments/isoflop.py --corpus 'books/**/*.txt' more.jsonl --budgets 2e11 1e12 --out runs/books
+    python experiments/isoflop.py --patch-sizes 3 4.5 6 --families blt --seeds 0 1 2
+
+On an accelerator it is the same command with the names of larger presets, for instance
+
+    python experiments/isoflop.py --preset blt-400m token-470m byte-450m --entropy-model entropy-100m \\
+        --corpus 'text/*.parquet' --budgets 1e18 3e18 1e19 --row-bytes 8192 --batch 64 --dtype bfloat16 \\
+        --entropy-bytes 1e9 --heldout-bytes 10000000 --stride-bytes 4096 --peak-rate 6e-3 --out runs/a
+"""
+
+import sys
+
+import tyro
+
+from bltjax.runtime import Stopped, keep_compiled
+from bltjax.scaling.plan import Study
+from bltjax.scaling.sweep import claim, run_study, summary
+
+
+def say(message: str) -> None:
+    print(message, flush=True)
+
+
+def main(study: Study) -> None:
+    """Does the study, or what is left of it, and prints its table."""
+    claim(study)
+    keep_compiled(study.out / "compiled")
+    rows = run_study(study, say)
+    say(f"\n{summary(rows)}\n\nTable and figures: {study.out}")
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Study, description=__doc__))
+    except Stopped as stopped:
+        sys.exit(str(stopped))
+    except KeyboardInterrupt:
+        sys.exit("interrupted: the same command goes on from here.")
+    except (ValueError, OSError, FloatingPointError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+
+from bltjax.scaling.fit import frontier, isoflop
+
+SIZES = [1e5, 2e5, 4e5, 8e5]
+
+
+def bowl(size, centre=3e5):
+    return 2.0 + 0.05 * np.log(size / centre) ** 2
+
+
+def test_the_vertex_of_a_parabola_is_found_exactly():
+    fit = isoflop(SIZES, [bowl(size) for size in SIZES])
+    assert fit.optimum == pytest.approx(3e5)
+    assert fit.loss == pytest.approx(2.0)
+    assert fit(5e5) == pytest.approx(bowl(5e5))
+    assert fit.bound is None
+
+
+def test_the_order_of_the_points_does_not_matter():
+    order = [2, 0, 3, 1]
+    shuffled = isoflop([SIZES[i] for i in order], [bowl(SIZES[i]) for i in order])
+    assert shuffled == isoflop(SIZES, [bowl(size) for size in SIZES])
+
+
+@pytest.mark.parametrize(("centre", "bound", "size"), [(3e4, "at or below", 1e5), (3e6, "at or above", 8e5)])
+def test_a_minimum_at_the_edge_is_a_bound_and_no_optimum(centre, bound, size):
+    fit = isoflop(SIZES, [bowl(size, centre) for size in SIZES])
+    assert (fit.optimum, fit.loss) == (None, None)
+    assert fit.bound == bound
+    assert fit.bound_size == pytest.approx(size)
+
+
+def test_a_hill_has_no_optimum():
+    # The smallest loss is inside, but the points do not form a bowl.
+    fit = isoflop([1, 2, 4, 8, 16], [2.0, 2.2, 1.99, 2.3, 2.0])
+    assert fit.optimum is None
+
+
+def test_several_seeds_of_one_size_count_as_one_size():
+    with pytest.raises(ValueError, match="three different sizes"):
+        isoflop([1e5, 1e5, 2e5], [2.0, 2.1, 2.0])
+    fit = isoflop(SIZES * 2, [bowl(size) + s for s in (-0.01, 0.01) for size in SIZES])
+    assert fit.optimum == pytest.approx(3e5)
+
+
+def test_a_loss_that_is_not_a_number_is_refused():
+    with pytest.raises(ValueError, match="finite"):
+        isoflop(SIZES, [2.0, float("nan"), 2.0, 2.0])
+
+
+def test_the_frontier_is_the_lower_convex_hull_while_it_falls():
+    flops = np.exp([0, 1, 2, 3, 4, 2]).tolist()
+    losses = [3.0, 2.5, 2.4, 1.9, 2.2, 2.05]
+    # From the first to the fourth point the slope is -.367: the second (2.5 < 2.63) and the last (2.05 < 2.27)
+    # lie below that line, the third above; the fifth costs more and is worse.
+    assert frontier(flops, losses) == [0, 1, 5, 3]

@@ -1,0 +1,72 @@
+import dataclasses
+
+import pytest
+
+from bltjax.data.sources import Document, Sources
+from bltjax.presets import preset
+from bltjax.scaling import inputs as room
+from bltjax.scaling.inputs import Inputs, limited
+
+
+def documents(order) -> Sources:
+    texts = [bytes([number]) * (10 + number) for number in range(20)]
+    return Sources(lambda: (Document(str(i), texts[i]) for i in order), {"files": 20})
+
+
+def test_a_limit_chooses_by_hash_and_is_never_exceeded():
+    chosen = {d.data for d in limited(documents(range(20)), 150)}
+    assert chosen == {d.data for d in limited(documents(range(19, -1, -1)), 150)}
+    assert 120 < sum(map(len, chosen)) <= 150
+    assert chosen != {d.data for d in documents(range(len(chosen)))}
+    assert limited(documents(range(20)), 150).origin == {"files": 20, "at_most_bytes": 150}
+    with pytest.raises(ValueError, match="shortest document has 10 bytes"):
+        limited(documents(range(20)), 9)
+
+
+def test_copies_of_a_document_are_counted_once():
+    twice = limited(documents([*range(20), *range(20)]), 150)
+    assert {d.data for d in twice} == {d.data for d in limited(documents(range(20)), 150)}
+
+
+def test_every_stage_is_done_once_and_then_read(study, monkeypatch):
+    said: list[str] = []
+    first = Inputs(study, said.append)
+    blt, token = preset("blt-tiny"), preset("token-tiny")
+    threshold = first.patcher(3.0).threshold
+    heldout = {len(first.heldout(model, size)) > 0 for model, size in ((blt, 3.0), (token, None))}
+    assert heldout == {True}
+    assert sum(text.startswith(("preparing", "training", "scoring")) for text in said) == 4
+
+    def never(*_, **__):
+        raise AssertionError("this stage was done already")
+
+    for name in ("prepare", "train", "fit", "score_corpus"):
+        monkeypatch.setattr(room, name, never)
+    said.clear()
+    second = Inputs(study, said.append)
+    assert second.patcher(3.0).threshold == threshold
+    assert second.identity(blt, 3.0) == first.identity(blt, 3.0)
+    assert second.identity(token, None) == first.identity(token, None)
+    assert not any(text.startswith(("preparing", "training", "scoring")) for text in said)
+
+
+def test_families_read_the_same_bytes(study):
+    made = Inputs(study, lambda text: None)
+    models = study.models()
+    sizes = {name: study.patch_sizes_of(model)[0] for name, model in models.items()}
+    scored = {made.heldout(models[name], sizes[name]).bytes for name in models}
+    assert len(scored) == 1
+    for name, model in models.items():
+        source = made.source(model, sizes[name], "train")
+        assert source.documents.total_bytes == made.corpus.documents("train").total_bytes
+        rows = len(source.rows)
+        trained = sum(int(source.row(row)["target_bytes"].sum()) for row in range(rows))
+        assert trained == source.documents.total_bytes
+
+
+def test_patches_have_the_size_that_was_asked_for_on_the_training_split(study):
+    made = Inputs(dataclasses.replace(study, patch_sizes=(2.5,)), lambda text: None)
+    source = made.source(preset("blt-tiny"), 2.5, "train")
+    assert source.documents.total_bytes / source.stream_starts.sum() == pytest.approx(2.5, rel=0.05)
+    assert made.heldout_unit_bytes(preset("blt-tiny"), 2.5) == pytest.approx(2.5, rel=0.2)
+    assert made.heldout_unit_bytes(preset("byte-tiny"), None) == 1.0

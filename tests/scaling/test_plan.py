@@ -1,0 +1,131 @@
+import dataclasses
+import re
+
+import pytest
+
+from bltjax.config import PatcherConfig, RowsConfig
+from bltjax.presets import preset
+from bltjax.scaling.plan import RowFacts, Study, learning_rate_rule, optim_of, plan_run, plan_table, run_hash
+
+FACTS = RowFacts(corpus_bytes=1_000_000, mean_row_bytes=250.0, unit_bytes=4.0, byte_fill=0.97, slot_fill=0.9)
+BYTES = RowFacts(corpus_bytes=1_000_000, mean_row_bytes=255.0, unit_bytes=1.0, byte_fill=0.99, slot_fill=0.99)
+
+
+def blt_plan(study: Study, budget: float = 1e10, **changes):
+    arguments = {
+        "rows": RowsConfig(bytes=256, slots=70, batch=4),
+        "facts": FACTS,
+        "patcher": PatcherConfig(threshold=1.5),
+        "patch_size": 4.5,
+        "inputs": {"corpus": "c"},
+        "seed": 0,
+        **changes,
+    }
+    return plan_run(study, "blt-tiny", preset("blt-tiny"), budget=budget, **arguments)
+
+
+@pytest.mark.parametrize("accounting", ["paper", "full"])
+def test_a_run_spends_its_budget_to_half_a_step(accounting):
+    study = Study(accounting=accounting, entropy_bytes=20_000, entropy_model="entropy-tiny")
+    plan = blt_plan(study)
+    step = plan.training_flops / plan.train.steps
+    assert abs(plan.training_flops - 1e10) < 0.52 * step
+    assert plan.flops[accounting].training * plan.bytes == pytest.approx(plan.training_flops)
+
+
+def test_the_full_accounting_charges_each_blt_run_its_share_of_the_entropy_model():
+    one = Study(accounting="full", preset=("blt-tiny",), budgets=(1e11,), entropy_bytes=50_000)
+    many = dataclasses.replace(one, seeds=(0, 1, 2, 3))
+    alone, shared = (blt_plan(study, 1e11) for study in (one, many))
+    assert alone.train.steps < shared.train.steps
+    share = [plan.flops["full"].parts["patcher_training"] * plan.bytes for plan in (alone, shared)]
+    assert share[0] == pytest.approx(4 * share[1])
+    assert "patcher_inference" not in alone.flops["paper"].parts
+
+
+def test_a_flat_model_is_not_charged_for_a_patcher():
+    plan = plan_run(Study(), "byte-tiny", preset("byte-tiny"), RowsConfig(bytes=256, batch=4), BYTES, 1e10, 0)
+    assert not {"patcher_inference", "patcher_training"} & set(plan.flops["full"].parts)
+
+
+def test_a_budget_below_one_step_is_refused_before_anything_is_computed():
+    with pytest.raises(ValueError, match=r"budgets: 1e\+05 FLOPs are less than one step of blt-cpu-0"):
+        Study(budgets=(1e5, 1e12))
+    with pytest.raises(ValueError, match="less than one step"):
+        blt_plan(Study(), budget=1e5)
+    with pytest.raises(ValueError, match="share of the entropy model's training"):
+        blt_plan(Study(accounting="full", entropy_bytes=1e9))
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ({"preset": ("blt-40m",)}, "blt-400m"),
+        ({"sizes": ("cpu-9",)}, "preset='blt-cpu-9'"),
+        ({"budgets": ()}, "budgets"),
+        ({"budgets": (1e11, 1e11)}, "budgets"),
+        ({"budgets": (float("nan"),)}, "budgets"),
+        ({"seeds": (1, 1)}, "seeds"),
+        ({"patch_sizes": (0.5,)}, "mean_patch_bytes"),
+        ({"peak_rate": 0.0}, "peak_rate"),
+        ({"entropy_model": "byte-tiny"}, "entropy_model"),
+        ({"preset": ("entropy-tiny",)}, "entropy-tiny"),
+        ({"stride_bytes": 1000}, "stride_bytes"),
+        ({"heldout_percent": 0.0}, "heldout_percent"),
+        ({"row_bytes": 1}, "rows.bytes"),
+        ({"corpus_bytes": 0}, "corpus_bytes"),
+    ],
+)
+def test_flags_that_make_no_study_are_refused_by_name(flags, named):
+    with pytest.raises(ValueError, match=re.escape(named)):
+        Study(**flags)
+
+
+def test_dtype_and_remat_reach_every_model():
+    study = Study(dtype="bfloat16", remat="full")
+    models = [*study.models().values(), study.patcher_model()]
+    assert {(model.compute.dtype, model.compute.remat) for model in models} == {("bfloat16", "full")}
+
+
+def test_presets_take_the_place_of_families_and_sizes():
+    assert list(Study(preset=("byte-tiny", "blt-tiny"), budgets=(1e10,)).models()) == ["byte-tiny", "blt-tiny"]
+    assert list(Study(families=("token",), sizes=("cpu-1", "cpu-0")).models()) == ["token-cpu-1", "token-cpu-0"]
+
+
+def test_the_learning_rate_follows_the_narrowest_tower():
+    study = Study(peak_rate=8e-3)
+    assert learning_rate_rule(study, preset("blt-8b")) == pytest.approx(4e-4)
+    assert learning_rate_rule(study, preset("token-470m")) == pytest.approx(4e-4)
+    assert optim_of(1e-3, 100_000).warmup_steps == 2000
+    assert optim_of(1e-3, 50).warmup_steps == 5
+    assert optim_of(1e-3, 1).warmup_steps == 0
+
+
+def test_a_run_is_another_one_when_anything_that_it_depends_on_is():
+    study = Study()
+    plans = [
+        blt_plan(study),
+        blt_plan(study, seed=1),
+        blt_plan(study, budget=1.0001e10),
+        blt_plan(study, patcher=PatcherConfig(threshold=1.51)),
+        blt_plan(study, inputs={"corpus": "d"}),
+        blt_plan(dataclasses.replace(study, peak_rate=1e-3)),
+        blt_plan(dataclasses.replace(study, accounting="full", entropy_bytes=1e3)),
+    ]
+    assert len({run_hash(plan) for plan in plans}) == len(plans)
+    assert run_hash(blt_plan(study)) == run_hash(plans[0])
+
+
+def test_a_plan_says_what_weakens_its_result():
+    few = blt_plan(Study(), budget=5e8)
+    assert few.train.steps < 10
+    assert few.warnings() == [f"only {few.train.steps} steps"]
+    small = dataclasses.replace(FACTS, corpus_bytes=1000, slot_fill=0.8, byte_fill=0.85)
+    warnings = " ".join(blt_plan(Study(), facts=small).warnings())
+    assert all(text in warnings for text in ("epochs", "20% of the patch slots", "15% of the byte positions"))
+    assert "note: only" in plan_table([few])
+
+
+def test_a_series_names_the_patch_size_only_where_there_are_several():
+    assert blt_plan(Study()).series == "blt"
+    assert blt_plan(Study(patch_sizes=(4.5, 6.0))).series == "blt-4.5"

@@ -1,0 +1,173 @@
+import csv
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+
+from bltjax.flops import flops_per_byte
+from bltjax.metrics import Progress, read_journal
+from bltjax.presets import preset
+from bltjax.scaling import sweep
+from bltjax.scaling.store import read_json
+from bltjax.scaling.sweep import claim, run_study, summary, table_row
+
+TIMES = ("device_seconds",)
+
+
+def without_times(rows):
+    return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
+
+
+def test_a_study_leaves_a_manifest_and_metrics_for_each_run_a_table_and_figures(unbroken):
+    study, rows = unbroken
+    folders = sorted((study.out / "runs").iterdir())
+    assert len(rows) == len(folders) == 6
+    found = [read_json(folder / "manifest.json") for folder in folders]
+    assert {row["run"] for row in rows} == {manifest["id"] for manifest in found}
+    for folder, manifest in zip(folders, found, strict=True):
+        assert folder.name.endswith(manifest["id"])
+        assert manifest["status"] == "complete"
+        assert manifest["inputs"]["corpus"]
+        assert {"git", "versions", "device"} <= set(manifest["environment"])
+        metrics = read_journal(folder / "metrics.jsonl")
+        assert metrics[-1]["step"] == manifest["config"]["steps"]
+        assert metrics[-1]["bytes_seen"] == manifest["result"]["bytes_seen"]
+    with open(study.out / "table.csv", newline="") as file:
+        assert [row["run"] for row in csv.DictReader(file)] == [row["run"] for row in rows]
+    assert pyarrow.parquet.read_table(study.out / "table.parquet").to_pylist() == rows
+    figures = {"bits_per_byte", "isoflop_blt", "isoflop_byte", "isoflop_token"}
+    assert {path.name for path in study.out.glob("*.*g")} == {
+        f"{name}.{kind}" for name in figures for kind in ("png", "svg")
+    }
+
+
+def test_every_number_of_a_row_follows_from_its_manifest(unbroken):
+    study, rows = unbroken
+    scored = set()
+    for row in rows:
+        (folder,) = (study.out / "runs").glob(f"*{row['run']}")
+        manifest = read_json(folder / "manifest.json")
+        assert table_row(manifest) == row
+        sums = manifest["result"]["heldout_sums"]
+        assert row["heldout_bits_per_byte"] == pytest.approx(sums["byte_nats"] / math.log(2) / sums["bytes"])
+        assert 0.5 < row["heldout_bits_per_byte"] < 12
+        assert row["training_flops"] == pytest.approx(row["budget"], rel=0.2)
+        assert row["training_flops_paper"] == pytest.approx(3 * row["forward_flops_per_byte_paper"] * row["bytes_seen"])
+        scored.add((sums["bytes"], sums["specials"]))
+    # Every family is scored on the same bytes and the same ends of documents.
+    assert len(scored) == 1
+    patched = [row for row in rows if row["family"] == "blt"]
+    assert all(2 < row["bytes_per_unit"] < 4 for row in patched)
+
+
+def test_the_summary_prints_the_numbers_of_the_figures(unbroken):
+    _, rows = unbroken
+    text = summary(rows)
+    for row in rows:
+        assert f"{row['heldout_bits_per_byte']:.4f}" in text
+    assert text.count(" *\n") == 6  # one size at each budget of each family is the best
+
+
+class Cut(Progress):
+    """Interrupts training at given rows of metrics, counted over all runs."""
+
+    shown = 0
+    at: tuple[int, ...] = ()
+
+    def show(self, row, total_steps):
+        Cut.shown += 1
+        if Cut.shown in Cut.at:
+            raise KeyboardInterrupt
+
+
+def test_a_study_that_is_interrupted_again_and_again_gives_the_same_table(unbroken, study, monkeypatch):
+    _, expected = unbroken
+    monkeypatch.setattr(sweep, "Progress", Cut)
+    monkeypatch.setattr(sweep, "CHECKPOINT_SECONDS", 0.2)
+    Cut.shown, Cut.at = 0, (3, 40, 41, 90)
+    evaluations = iter([KeyboardInterrupt(), None, RuntimeError("lost device")])
+    evaluate = sweep.evaluate
+
+    def failing(*arguments):
+        error = next(evaluations, None)
+        if error is not None:
+            raise error
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(sweep, "evaluate", failing)
+    stops = 0
+    while True:
+        try:
+            rows = run_study(study, lambda text: None)
+            break
+        except (KeyboardInterrupt, RuntimeError):
+            stops += 1
+            assert stops < 20
+    assert stops == 6
+    assert without_times(rows) == without_times(expected)
+    resumed = [
+        start["resumed_from"]
+        for folder in (study.out / "runs").iterdir()
+        for start in read_json(folder / "manifest.json")["starts"]
+    ]
+    assert sum(step is not None for step in resumed) >= 4
+
+    # All is done: nothing is trained or scored again.
+    def never(*_, **__):
+        raise AssertionError("this run was complete")
+
+    monkeypatch.setattr(sweep, "fit", never)
+    monkeypatch.setattr(sweep, "evaluate", never)
+    figures = {path: path.read_bytes() for path in study.out.glob("*.*g")}
+    assert run_study(study, lambda text: None) == rows
+    assert {path: path.read_bytes() for path in study.out.glob("*.*g")} == figures
+
+
+def test_more_budgets_and_seeds_only_add_runs(unbroken, monkeypatch):
+    study, rows = unbroken
+    trained = []
+    fit = sweep.fit
+    monkeypatch.setattr(
+        sweep, "fit", lambda config, *rest, **more: trained.append(config) or fit(config, *rest, **more)
+    )
+    more = dataclasses.replace(study, preset=("byte-tiny",), seeds=(0, 1), keep_weights=False)
+    both = run_study(more, lambda text: None)
+    assert len(both) == 4
+    assert [config.seed for config in trained] == [1, 1]
+    kept = [row for row in rows if row["family"] == "byte"]
+    assert [row for row in both if row["seed"] == 0] == kept
+    losses = [row["heldout_bits_per_byte"] for row in both]
+    assert len(set(losses)) == 4
+    weights = {folder.name: (folder / "checkpoints").exists() for folder in (study.out / "runs").iterdir()}
+    assert all(kept == ("-s1-" not in name) for name, kept in weights.items())
+
+
+def test_a_folder_of_something_else_is_left_alone(study, tmp_path):
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "thesis.tex").write_text("")
+    with pytest.raises(ValueError, match="something else"):
+        claim(dataclasses.replace(study, out=full))
+    with pytest.raises(ValueError, match="is a file"):
+        claim(dataclasses.replace(study, out=full / "thesis.tex"))
+    assert [path.name for path in full.iterdir()] == ["thesis.tex"]
+
+
+def test_a_budget_below_one_step_is_found_before_any_run_begins(study, monkeypatch):
+    # Only the measured size of tokens shows that it is too small: the plan is refused, nothing is trained.
+    monkeypatch.setattr(sweep, "fit", lambda *_, **__: pytest.fail("a run was begun"))
+    nominal_step = 32 * 8 * flops_per_byte(preset("token-tiny"), 4.0, 32).training
+    small = dataclasses.replace(study, preset=("token-tiny",), budgets=(1.05 * nominal_step, 1e10))
+    with pytest.raises(ValueError, match="less than one step of token-tiny"):
+        run_study(small, lambda text: None)
+    assert not (study.out / "runs").exists()
+
+
+def test_settings_are_kept_beside_the_study(unbroken):
+    study, _ = unbroken
+    stored = json.loads((study.out / "study.json").read_text())
+    assert stored["budgets"] == list(study.budgets)
+    assert np.isclose(stored["peak_rate"], study.peak_rate)
