@@ -1,6 +1,7 @@
 """The two compiled programs: one training step, and the sums of a scored batch; one code for every family."""
 
 import functools
+import math
 from typing import Any
 
 import chex
@@ -106,11 +107,15 @@ class TrainStep:
         opt_state = abstract.opt_state._replace(mean=split, square=split, count=whole)
         self.shardings = TrainState(params=split, opt_state=opt_state, step=whole)
         self._abstract = abstract
-        # The random numbers of each parameter are a program of their own: on a CPU, optimising those takes longer than
-        # anything that runs once could win back.
+        # The random numbers of each parameter are a program of their own. On a CPU, optimising those takes longer than
+        # the faster drawing of less than some ten million numbers, once, wins back.
+        level = 0 if sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract.params)) < 10**7 else 1
         on_cpu = mesh.devices.flat[0].platform == "cpu"
-        quickly = {"xla_backend_optimization_level": 0} if on_cpu else None
-        self._initialize = jax.jit(initialize, out_shardings=self.shardings, compiler_options=quickly)
+        self._initialize = jax.jit(
+            initialize,
+            out_shardings=self.shardings,
+            compiler_options={"xla_backend_optimization_level": level} if on_cpu else None,
+        )
         # Fixed shardings of what comes out: the next call sees the same ones go in, and never compiles again.
         self._step = jax.jit(step, donate_argnums=0, out_shardings=(self.shardings, whole))
 
