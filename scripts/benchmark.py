@@ -246,6 +246,9 @@ def main(arguments: Arguments) -> None:
         }  # fmt: skip
         rows.append(row)
         print(" | ".join(str(v) for v in row.values()), flush=True)
+    if not rows:
+        names = "; ".join(dict.fromkeys(task.name for task in TASKS))
+        sys.exit(f"only={arguments.only!r}: no row has that in its name. The rows are: {names}.")
     lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
     lines += ["| " + " | ".join(str(v) for v in row.values()) + " |" for row in rows]
     long, short = (ours_speed.get(("forward", n, "float32")) for n in (24_576, 4096))
