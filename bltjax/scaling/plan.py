@@ -50,7 +50,7 @@ class Study:
     """Sizes of each family: the presets <family>-<size>."""
     preset: tuple[str, ...] = ()
     """Names of presets, in the place of families and sizes."""
-    budgets: tuple[float, ...] = (1e11, 2.5e11, 6.25e11)
+    budgets: tuple[float, ...] = (8e10, 2e11, 5e11)
     """Training FLOPs of a run."""
     seeds: tuple[int, ...] = (0,)
     """Of the initial parameters and of the order of rows."""
