@@ -133,4 +133,4 @@ def test_as_a_command(folder):
     done = subprocess.run([*command, "--rule", "strided", "--size", "0"], cwd=ROOT, env=environment,
                           capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 1
-    assert done.stderr == "error: patcher.size=0: must be at least 1 byte.\n"
+    assert done.stderr == "error: patcher.size=0: must be at least 1.\n"
