@@ -145,6 +145,10 @@ class Study:
         models = sum(isinstance(model, BLTConfig) for model in self.models().values())
         return models * len(self.patch_sizes) * len(self.budgets) * len(self.seeds)
 
+    def shared_patcher(self) -> dict[str, float]:
+        """How the training of the entropy model is charged to runs in the full accounting."""
+        return {"patcher_training_bytes": self.entropy_bytes, "patcher_runs": self.patched_runs}
+
     def _check_budgets(self) -> None:
         """Refuses a budget that is clearly below one step, before anything is computed."""
         for name, model in self.models().items():
@@ -292,8 +296,7 @@ def plan_run(
     def cost(accounting: Accounting, run_bytes: float | None) -> Breakdown:
         more = dict(extras[accounting])
         if accounting == "full" and entropy_model is not None and run_bytes is not None:
-            share = {"patcher_training_bytes": study.entropy_bytes, "patcher_runs": study.patched_runs}
-            more |= {**share, "run_bytes": run_bytes}
+            more |= {**study.shared_patcher(), "run_bytes": run_bytes}
         return flops_per_byte(model, facts.unit_bytes, study.row_bytes, accounting, **more)
 
     # Of the entropy model's training a run pays the same share however long it is.

@@ -85,6 +85,7 @@ def execute(study: Study, plan: RunPlan, inputs: Inputs, label: str = "") -> Jso
                 }
                 for name, cost in plan.flops.items()
             },
+            "entropy_model": None if plan.patch_size is None else study.shared_patcher(),
             "heldout": heldout.description,
         },
         resumed_from=steps[0] if steps else None,
