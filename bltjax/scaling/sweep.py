@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bltjax.checkpoint import Checkpoints
-from bltjax.config import config_hash, to_dict
+from bltjax.config import TokenTransformerConfig, config_hash, to_dict
 from bltjax.flops import non_embedding_parameters, parameters
 from bltjax.metrics import Progress, duration
 from bltjax.scaling import plots
@@ -29,6 +29,9 @@ def plan_study(study: Study, inputs: Inputs) -> list[RunPlan]:
     Raises:
       ValueError: for a budget of less than one step.
     """
+    for model in study.models().values():
+        if isinstance(model, TokenTransformerConfig):
+            inputs.source(model, None, "train")  # text too short for its tokenizer shows before a model is trained
     plans = []
     for name, model in study.models().items():
         for patch_size in study.patch_sizes_of(model):

@@ -1,4 +1,5 @@
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -11,7 +12,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 SCRIPT = ROOT / "experiments" / "isoflop.py"
 FAST = (
     "--preset", "byte-tiny", "token-tiny", "blt-tiny", "--budgets", "2e8", "6e8", "--patch-sizes", "3",
-    "--row-bytes", "32", "--entropy-model", "entropy-tiny", "--entropy-bytes", "3000", "--heldout-percent", "20",
+    "--row-bytes", "32", "--batch", "8", "--heldout-percent", "20",
+    "--entropy-model", "entropy-tiny", "--entropy-bytes", "3000",
 )  # fmt: skip
 
 
@@ -27,10 +29,10 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("texts")
+    words = "the of a to in is that for it as was with be by on not he his but at are this have from or had an they"
+    generator = random.Random(0)
     for number in range(40):
-        (folder / f"{number}.txt").write_text(
-            f"text number {number} says: " + " ".join(["one two three"] * (9 + number))
-        )
+        (folder / f"{number}.txt").write_text(" ".join(generator.choices(words.split(), k=100 + number)))
     return folder
 
 
@@ -61,7 +63,7 @@ def test_a_killed_study_goes_on_to_the_same_table(texts, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for sign, kill in (("entropy-*/checkpoints", signal.SIGKILL), ("runs/*/metrics.jsonl", signal.SIGTERM)):
         process = subprocess.Popen(
-            command("--out", str(out), *flags), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            command("--out", str(out), *flags), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         while not list(out.glob(sign)) and process.poll() is None:
             time.sleep(0.05)

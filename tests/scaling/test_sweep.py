@@ -10,7 +10,7 @@ import pytest
 from bltjax.flops import flops_per_byte
 from bltjax.metrics import Progress, read_journal
 from bltjax.presets import preset
-from bltjax.scaling import sweep
+from bltjax.scaling import inputs, sweep
 from bltjax.scaling.store import read_json
 from bltjax.scaling.sweep import claim, run_study, summary, table_row
 
@@ -163,6 +163,16 @@ def test_a_budget_below_one_step_is_found_before_any_run_begins(study, monkeypat
     with pytest.raises(ValueError, match="less than one step of token-tiny"):
         run_study(small, lambda text: None)
     assert not (study.out / "runs").exists()
+
+
+def test_a_text_too_short_for_its_tokenizer_is_refused_before_anything_is_trained(study, tmp_path, monkeypatch):
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for number in range(60):
+        (texts / f"{number}.txt").write_text(f"{number} " + "ab " * 20)
+    monkeypatch.setattr(inputs, "fit", lambda *_, **__: pytest.fail("the entropy model was trained"))
+    with pytest.raises(ValueError, match="vocabulary_size=296"):
+        run_study(dataclasses.replace(study, corpus=(str(texts),)), lambda text: None)
 
 
 def test_settings_are_kept_beside_the_study(unbroken):
