@@ -1,5 +1,7 @@
 """A corpus on disk: two splits of documents, memory-mapped, and the manifest that says what they are.
 
+Format 1, for what one machine writes in one go (`write`):
+
     manifest.json          sizes, SHA-256 of every file, split rule, what was left out, fingerprint
     train.bytes            the documents' bytes, one after the other
     train.offsets.npy      int64 [documents + 1], where each one begins and, last, where the split ends
@@ -7,12 +9,16 @@
     train.names.jsonl      the name of each document, a JSON string a line
     heldout.*              the same for the held-out split
 
+Format 2, for what is written in parallel (`prepare`): the same manifest, in which each split lists its shards with
+where their documents and bytes begin, their source and its licence; and the files of the shards (`shards`).
+
 What is derived from a split lies beside it: its entropies (`stream`), its tokens (`rows`).
 """
 
 import contextlib
 import functools
 import hashlib
+import itertools
 import json
 import os
 import tempfile
@@ -23,35 +29,68 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-FORMAT = 1  # of the folder; raised when an older program could no longer read it
+from bltjax.data.shards import Shard
+
+FORMAT, SHARDED = 1, 2  # of the folder
 SPLITS = ("train", "heldout")
 
 Split = Literal["train", "heldout"]
 
 
+class Whole:
+    """All documents in one array: in memory, or a split of format 1. A piece of `Documents`, as `Shard` is."""
+
+    def __init__(
+        self, data: UInt8[np.ndarray, "bytes"], offsets: Int64[np.ndarray, "boundaries"], path: Path | None = None
+    ) -> None:
+        self.data, self.offsets, self.path = data, offsets, path
+
+    def read(self, start: int, stop: int) -> UInt8[np.ndarray, "bytes"]:
+        return self.data[start:stop]
+
+    @functools.cached_property
+    def digests(self) -> UInt8[np.ndarray, "documents 32"]:
+        if self.path is not None:
+            return np.load(self.path.with_suffix(".digests.npy"))
+        bounds = itertools.pairwise(self.offsets)
+        digests = b"".join(hashlib.sha256(self.data[begin:end].tobytes()).digest() for begin, end in bounds)
+        return np.frombuffer(digests, np.uint8).reshape(-1, 32)
+
+    @functools.cached_property
+    def names(self) -> list[str]:
+        if self.path is None:
+            return [str(i) for i in range(len(self.offsets) - 1)]
+        return [json.loads(line) for line in self.path.with_suffix(".names.jsonl").read_bytes().splitlines()]
+
+
 class Documents:
     """The documents of a split: raw bytes, in stored order.
 
-    `len(documents)`, `documents[i]` (uint8, a view) and iteration; `Documents.of` makes them in memory.
+    `len(documents)`, `documents[i]` (uint8, a view where it can be) and iteration; `Documents.of` makes them in memory.
+    Documents on disk are compared with their SHA-256 when they are first read, so that a file which was changed, or
+    went bad, never reaches a model unnoticed.
 
     Attributes:
-      data: uint8, the bytes of all documents one after the other.
-      offsets: int64 [documents + 1], where each begins, and where the last one ends.
-      folder: of the corpus they belong to; None in memory.
-      split: which one of it; None in memory.
+      pieces: the whole, or the shards, that they lie in, in order.
+      offsets: int64 [documents + 1], where each begins among the bytes of all of them, and where the last one ends.
+      folder: of the corpus they are a whole split of; None in memory, and for the documents of one source.
+      split: which one of it; None likewise.
     """
 
-    def __init__(
-        self,
-        data: UInt8[np.ndarray, "bytes"],
-        offsets: Int64[np.ndarray, "boundaries"],
-        folder: Path | None = None,
-        split: Split | None = None,
-    ) -> None:
-        self.data = data
-        self.offsets = offsets
+    def __init__(self, pieces: Sequence[Whole | Shard], folder: Path | None = None, split: Split | None = None) -> None:
+        self.pieces = pieces
+        counts = [len(piece.offsets) - 1 for piece in pieces]
+        self._firsts = np.cumsum([0, *counts])  # document that each piece begins with
+        begins = np.cumsum([0, *(int(piece.offsets[-1]) for piece in pieces)])  # byte likewise
+        if len(pieces) == 1:
+            self.offsets = pieces[0].offsets
+        else:
+            parts = [piece.offsets[:-1] + begin for piece, begin in zip(pieces, begins, strict=False)]
+            self.offsets = np.concatenate([*parts, begins[-1:]])
+        self._begins = begins
         self.folder = folder
         self.split: Split | None = split
+        self._sound = np.array([piece.path is None for piece in pieces]).repeat(counts)
 
     @classmethod
     def of(cls, documents: Sequence[bytes]) -> "Documents":
@@ -65,7 +104,7 @@ class Documents:
                 raise ValueError(f"documents[{i}] is empty: a document has at least one byte.")
         offsets = np.zeros(len(documents) + 1, np.int64)
         np.cumsum([len(document) for document in documents], out=offsets[1:])
-        return cls(np.frombuffer(b"".join(documents), np.uint8), offsets)
+        return cls([Whole(np.frombuffer(b"".join(documents), np.uint8), offsets)])
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -74,10 +113,46 @@ class Documents:
         if not -len(self) <= i < len(self):
             raise IndexError(f"document {i} of {len(self)}.")
         i %= len(self)
-        return self.data[self.offsets[i] : self.offsets[i + 1]]
+        return self.read(int(self.offsets[i]), int(self.offsets[i + 1]))
 
     def __iter__(self) -> Iterator[UInt8[np.ndarray, "bytes"]]:
         return (self[i] for i in range(len(self)))
+
+    def read(self, start: int, stop: int) -> UInt8[np.ndarray, "bytes"]:
+        """The bytes at start .. stop - 1 of all documents one after the other; a view where they lie together.
+
+        Raises:
+          ValueError: for a document whose bytes are no longer those that were prepared.
+        """
+        if start < stop:
+            first, last = np.searchsorted(self.offsets, (start, stop - 1), "right") - 1
+            if not self._sound[first : last + 1].all():
+                self._compare(int(first), int(last))
+        return self._read(start, stop)
+
+    def _read(self, start: int, stop: int) -> UInt8[np.ndarray, "bytes"]:
+        if len(self.pieces) == 1:
+            return self.pieces[0].read(start, stop)
+        parts, place = [np.zeros(0, np.uint8)], int(np.searchsorted(self._begins, start, "right")) - 1
+        while start < stop:
+            begin, end = int(self._begins[place]), min(int(self._begins[place + 1]), stop)
+            parts.append(self.pieces[place].read(start - begin, end - begin))
+            start, place = end, place + 1
+        return parts[-1] if len(parts) <= 2 else np.concatenate(parts)
+
+    def _compare(self, first: int, last: int) -> None:
+        for i in first + np.flatnonzero(~self._sound[first : last + 1]):
+            place = int(np.searchsorted(self._firsts, i, "right")) - 1
+            piece, own = self.pieces[place], int(i - self._firsts[place])
+            data = self._read(int(self.offsets[i]), int(self.offsets[i + 1]))
+            found = hashlib.sha256(data).digest()  # pyright: ignore[reportArgumentType]
+            if found != piece.digests[own].tobytes():
+                raise ValueError(
+                    f"{piece.path}: document {own} ({piece.names[own]!r}) has SHA-256 {found.hex()}, "
+                    f"{piece.digests[own].tobytes().hex()} was prepared. The file or its index was changed or is "
+                    "damaged: copy it again from where it was prepared, or prepare the corpus anew."
+                )
+            self._sound[i] = True
 
     @property
     def lengths(self) -> Int64[np.ndarray, "documents"]:
@@ -91,17 +166,12 @@ class Documents:
     @functools.cached_property
     def names(self) -> list[str]:
         """What each document was called where it came from; numbers in memory."""
-        if self.folder is None:
-            return [str(i) for i in range(len(self))]
-        return [json.loads(line) for line in (self.folder / f"{self.split}.names.jsonl").read_bytes().splitlines()]
+        return [name for piece in self.pieces for name in piece.names]
 
     @functools.cached_property
     def digests(self) -> UInt8[np.ndarray, "documents 32"]:
         """SHA-256 of each document."""
-        if self.folder is None:
-            digests = b"".join(hashlib.sha256(document.tobytes()).digest() for document in self)
-            return np.frombuffer(digests, np.uint8).reshape(len(self), 32)
-        return np.load(self.folder / f"{self.split}.digests.npy")
+        return np.concatenate([np.zeros((0, 32), np.uint8), *(piece.digests for piece in self.pieces)])
 
     def choose(self, max_bytes: int | None) -> Int64[np.ndarray, "chosen"]:
         """Numbers, ascending, of documents that have at most `max_bytes` bytes together; None: all of them.
@@ -127,7 +197,7 @@ class Documents:
 
 
 class Corpus:
-    """A prepared corpus, opened for reading. `prepare` in `write` makes one.
+    """A prepared corpus, opened for reading. `write.prepare` and `prepare.prepare_shards` make one.
 
     Attributes:
       folder: where it lies.
@@ -142,14 +212,18 @@ class Corpus:
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> "Corpus":
-        """Opens a folder that `prepare` wrote.
+        """Opens a local folder that holds a corpus.
 
         Raises:
-          FileNotFoundError: where there is no corpus.
+          FileNotFoundError: where there is no corpus, or one that is not complete.
           ValueError: for a manifest of another format, or files whose sizes are not those of the manifest.
         """
+        if "://" in os.fspath(folder):
+            raise ValueError(f"{folder}: a corpus is read from a local folder; copy it there, or mount the bucket.")
         folder = Path(folder)
         path = folder / "manifest.json"
+        if (folder / "work").is_dir() and not path.is_file():
+            raise FileNotFoundError(f"{folder}: its preparation was not finished; run it again, and it goes on.")
         if not path.is_file():
             raise FileNotFoundError(f"{folder} holds no corpus (no manifest.json): prepare one there first.")
         try:
@@ -157,8 +231,10 @@ class Corpus:
             version = manifest["format"]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is not the manifest of a corpus ({error!r}): prepare the corpus anew.") from error
-        if version != FORMAT:
-            raise ValueError(f"{path} has format {version!r}, this program reads {FORMAT}: prepare the corpus anew.")
+        if version not in (FORMAT, SHARDED):
+            raise ValueError(
+                f"{path} has format {version!r}, this program reads {FORMAT} and {SHARDED}: prepare the corpus anew."
+            )
         for split in manifest["splits"].values():
             for name, file in split["files"].items():
                 size = (folder / name).stat().st_size if (folder / name).is_file() else None
@@ -169,19 +245,26 @@ class Corpus:
                     )
         return cls(folder, manifest)
 
-    def documents(self, split: Split) -> Documents:
-        """The documents of a split, memory-mapped.
+    def documents(self, split: Split, source: str | None = None) -> Documents:
+        """The documents of a split, memory-mapped; with `source`, only those of that one, which lie together.
 
         Raises:
-          ValueError: for a name other than "train" and "heldout".
+          ValueError: for a name other than "train" and "heldout", or a source that the manifest does not name.
         """
         if split not in SPLITS:
             raise ValueError(f"split={split!r}: choose one of {', '.join(map(repr, SPLITS))}.")
-        offsets = np.load(self.folder / f"{split}.offsets.npy")
-        path = self.folder / f"{split}.bytes"
-        # A file without bytes cannot be mapped.
-        data = np.memmap(path, np.uint8, "r") if offsets[-1] else np.zeros(0, np.uint8)
-        return Documents(data, offsets, self.folder, split)
+        if source is not None and source not in self.manifest.get("sources", {}):
+            known = ", ".join(map(repr, self.manifest.get("sources", {}))) or "none: it was written in one piece"
+            raise ValueError(f"source={source!r}: the sources of {self.folder} are {known}.")
+        if self.manifest["format"] == FORMAT:
+            path = self.folder / f"{split}.bytes"
+            offsets = np.load(path.with_suffix(".offsets.npy"))
+            # A file without bytes cannot be mapped. As an array: slicing a memmap costs several times as much.
+            data = np.asarray(np.memmap(path, np.uint8, "r")) if offsets[-1] else np.zeros(0, np.uint8)
+            return Documents([Whole(data, offsets, path)], self.folder, split)
+        shards = self.manifest["splits"][split]["shards"]
+        pieces = [Shard(self.folder, shard["name"]) for shard in shards if source in (None, shard["source"])]
+        return Documents(pieces) if source is not None else Documents(pieces, self.folder, split)
 
     def verify(self) -> None:
         """Reads every file and compares its SHA-256 with the manifest.

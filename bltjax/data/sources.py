@@ -1,32 +1,20 @@
-"""Where documents come from: text files, folders, globs, JSONL, Parquet, or the running Python's own texts.
-
-A document is bytes, taken as they are: nothing is decoded or normalised, so NUL and invalid UTF-8 survive.
-"""
+"""Where documents come from: files, folders, globs and URLs, or the running Python's own texts."""
 
 import dataclasses
 import glob
-import gzip
 import importlib
 import json
 import os
 import platform
 import sysconfig
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-FIELDS = ("text", "content")  # where a JSONL or Parquet record keeps its text; the first one present is taken
-_JSON = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
-_PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".tar", ".tgz", ".whl", ".jar")
+from bltjax.data import formats
+from bltjax.data.formats import Document, Part, check_kind, is_remote
 
-
-@dataclasses.dataclass(frozen=True)
-class Document:
-    """One document: a name for people to find it by, and its bytes."""
-
-    name: str
-    data: bytes
+__all__ = ["Document", "Files", "Sources", "embedded", "files", "pieces", "read"]
 
 
 class Sources:
@@ -100,43 +88,157 @@ def embedded() -> Sources:
     return Sources(documents, {"embedded": about, "files": len(names), "left_out": dict(sorted(left_out.items()))})
 
 
-def read(paths: Sequence[str | os.PathLike[str]]) -> Sources:
-    """Documents of files, folders and globs, in the order given, those of a folder or glob by path.
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """The files that paths stand for, in the order in which they are read.
 
-    `.jsonl` and `.ndjson` (also `.gz`) give a document a line, `.parquet` one a row, from the field "text" or
-    "content"; any other file is one document, whatever its bytes. A folder is read with all folders in it, except for
-    hidden files and folders (name begins with a dot), which are counted in `origin`. A file named twice is read once.
-    A lone surrogate in a JSON string keeps its three-byte form, as it has no UTF-8.
+    Attributes:
+      paths: one after the other; URLs where they are not local.
+      sizes: bytes of each.
+      left_out: how many entries were passed over, by reason.
+      licenses: what the data sets among them say that their licence is.
+    """
+
+    paths: list[str]
+    sizes: list[int]
+    left_out: dict[str, int]
+    licenses: list[str]
+
+
+def files(paths: Sequence[str | os.PathLike[str]]) -> Files:
+    """Finds files, folders and globs, local or of any file system that fsspec knows (gs://, s3://).
+
+    In the order given, those of a folder or glob by path. A folder is taken with all folders in it, except for hidden
+    files and folders (name begins with a dot). In a folder with a dataset_info.json, as Hugging Face `datasets` writes
+    it, only its Parquet and Arrow files are taken. A file named twice counts once.
 
     Raises:
       FileNotFoundError: for a path that is not there, or a glob that matches nothing.
       PermissionError: for a file that may not be read.
-      ValueError: for no paths, a folder without readable files, or a file packed in a way that is not read here. While
-        reading: for a line or row that holds no such document, naming file and line.
+      ValueError: for no paths, a folder without readable files, or a file packed in a way that is not read here.
+      ImportError: for a URL whose file system is not installed.
+    """
+    found: dict[str, None] = {}
+    left_out: dict[str, int] = {}
+    licenses: dict[str, None] = {}
+
+    def leave(reason: str, count: int) -> None:
+        if count:
+            left_out[reason] = left_out.get(reason, 0) + count
+
+    for path in (os.fspath(path) for path in paths):
+        expanded, hidden = _expand_remote(path) if is_remote(path) else _expand(path)
+        leave("hidden files and folders", hidden)
+        kept, stated = _of_datasets(expanded)
+        leave("descriptions of data sets", len(expanded) - len(kept))
+        licenses.update(dict.fromkeys(stated))
+        found.update(dict.fromkeys(kept))
+    if not found:
+        raise ValueError("paths is empty: name at least one file, folder or glob.")
+    for file in found:
+        if not is_remote(file) and not os.access(file, os.R_OK):
+            raise PermissionError(f"{file} may not be read: change its permissions or leave it out.")
+        check_kind(file)
+    return Files(list(found), [size_of(file) for file in found], left_out, list(licenses))
+
+
+def read(paths: Sequence[str | os.PathLike[str]]) -> Sources:
+    """Documents of `files(paths)`.
+
+    `.jsonl` and `.ndjson` (also `.gz` and `.zst`) give a document a line, `.parquet` and `.arrow` one a row, from the
+    field "text" or "content"; `.array_record` one a record; any other file is one document, whatever its bytes. A lone
+    surrogate in a JSON string keeps its three-byte form, as it has no UTF-8.
+
+    Raises:
+      As `files` does, and ValueError while reading: for a line or row that holds no such document, naming file and
+      line.
     """
     if isinstance(paths, str | os.PathLike):
         paths = [paths]
-    files: dict[str, None] = {}
-    hidden = 0
-    for path in paths:
-        found, skipped = _expand(os.fspath(path))
-        files.update(dict.fromkeys(found))
-        hidden += skipped
-    if not files:
-        raise ValueError("paths is empty: name at least one file, folder or glob.")
-    for file in files:
-        if not os.access(file, os.R_OK):
-            raise PermissionError(f"{file} may not be read: change its permissions or leave it out.")
-        if file.lower().endswith(_PACKED) and not file.lower().endswith(_JSON):
-            raise ValueError(
-                f"{file} is a packed file, whose bytes are no text: unpack it, or name the files to read with a glob."
-            )
+    found = files(paths)
     origin = {
         "paths": [os.fspath(path) for path in paths],
-        "files": len(files),
-        "left_out": {"hidden files and folders": hidden} if hidden else {},
+        "files": len(found.paths),
+        "left_out": found.left_out,
     }
-    return Sources(lambda: (document for file in files for document in _read_file(file)), origin)
+    return Sources(lambda: (document for file in found.paths for document in formats.read(Part(file))), origin)
+
+
+def size_of(file: str) -> int:
+    """Bytes of a file, local or not."""
+    if not is_remote(file):
+        return os.path.getsize(file)
+    file_system, path = _file_system(file)
+    return int(file_system.size(path))
+
+
+def stamp_of(file: str) -> str:
+    """What changes when a file is written anew: its time for local files, what the store gives for others."""
+    if not is_remote(file):
+        return str(os.stat(file).st_mtime_ns)
+    file_system, path = _file_system(file)
+    return str(file_system.ukey(path))
+
+
+def _file_system(url: str) -> tuple[Any, str]:
+    import fsspec
+
+    try:
+        return fsspec.url_to_fs(url)  # pyright: ignore[reportReturnType]
+    except ImportError as error:
+        raise ImportError(
+            f"{url}: its file system is not installed ({error}); see the extras [gs] and [s3]."
+        ) from error
+
+
+def _expand_remote(url: str) -> tuple[list[str], int]:
+    file_system, root = _file_system(url)
+    if glob.has_magic(root):
+        found = [path for path in file_system.glob(root) if file_system.isfile(path)]
+        if not found:
+            raise FileNotFoundError(f"{url} matches no file: check the pattern (** matches any folders).")
+    elif file_system.isfile(root):
+        found = [root]
+    elif file_system.isdir(root):
+        found = file_system.find(root)
+        if not found:
+            raise ValueError(f"{url} has no readable files: name another folder.")
+    else:
+        raise FileNotFoundError(f"{url} does not exist: check the path.")
+    shown = [path for path in found if not _is_hidden(path, root)]
+    if not shown:
+        raise ValueError(f"{url} has no readable files ({len(found)} hidden entries left out): name another folder.")
+    shown.sort(key=lambda path: path.split("/"))
+    return [file_system.unstrip_protocol(path) for path in shown], len(found) - len(shown)
+
+
+def _is_hidden(path: str, root: str) -> bool:
+    below = path.removeprefix(root) if path != root and not glob.has_magic(root) else path.rpartition("/")[2]
+    return any(name.startswith(".") for name in below.split("/"))
+
+
+def _of_datasets(found: list[str]) -> tuple[list[str], list[str]]:
+    """Files without those that only describe a data set of Hugging Face `datasets`; and the licences stated there."""
+    tops = [path.rpartition("/")[0] for path in found if path.rpartition("/")[2] == "dataset_info.json"]
+    licenses, listed = [], {}
+    for top in tops:
+        with formats.opened(f"{top}/dataset_info.json") as file:
+            stated = json.loads(file.read()).get("license")
+        licenses += [stated] if stated else []
+        if f"{top}/state.json" in found:
+            with formats.opened(f"{top}/state.json") as file:
+                names = [entry["filename"] for entry in json.loads(file.read())["_data_files"]]
+            listed[top] = {f"{top}/{name}" for name in names}
+
+    def is_data(path: str) -> bool:
+        if path.rpartition("/")[2] == "dataset_dict.json":
+            return not any(top.startswith(f"{path.rpartition('/')[0]}/") for top in tops)
+        top = next((top for top in tops if path.startswith(f"{top}/")), None)
+        if top is None:
+            return True
+        return path in listed[top] if top in listed else path.endswith((".parquet", ".arrow"))
+
+    return [path for path in found if is_data(path)], licenses
 
 
 def pieces(documents: Iterable[Document], piece_bytes: int) -> Sources:
@@ -205,80 +307,3 @@ def _walk(root: str) -> tuple[list[str], int]:
     if not found:
         raise ValueError(f"{root} has no readable files ({hidden} hidden entries left out): name another folder.")
     return sorted(found, key=lambda file: Path(file).parts), hidden
-
-
-def _read_file(file: str) -> Iterator[Document]:
-    lower = file.lower()
-    if lower.endswith(_JSON):
-        return _read_json_lines(file)
-    if lower.endswith(".parquet"):
-        return _read_parquet(file)
-    return iter([Document(file, Path(file).read_bytes())])
-
-
-def _read_json_lines(file: str) -> Iterator[Document]:
-    number = 0
-    with gzip.open(file) if file.lower().endswith(".gz") else open(file, "rb") as lines:
-        while True:
-            number += 1
-            try:
-                line = lines.readline()
-            except (EOFError, OSError, zlib.error) as error:
-                raise ValueError(f"{file}:{number}: the gzip data is damaged or cut short: {error}.") from error
-            if not line:
-                return
-            # A blank line, such as the last one often is, holds no record.
-            if line.strip():
-                yield Document(f"{file}:{number}", _text_of_line(line, f"{file}:{number}"))
-
-
-def _text_of_line(line: bytes, where: str) -> bytes:
-    try:
-        record = json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{where}: the line is not JSON ({error}): mend it or take it out.") from error
-    if not isinstance(record, dict):
-        raise ValueError(f"{where}: a JSON object with a text was expected, not a {type(record).__name__}.")
-    field = _field_of(list(record), where)
-    if not isinstance(record[field], str):
-        raise ValueError(f"{where}: {field!r} is a {type(record[field]).__name__}, not a string.")
-    return record[field].encode("utf-8", "surrogatepass")
-
-
-def _field_of(names: list[str], where: str) -> str:
-    for field in FIELDS:
-        if field in names:
-            return field
-    raise ValueError(
-        f"{where}: no field {' or '.join(map(repr, FIELDS))} among {', '.join(map(repr, names)) or 'none'}; rename it."
-    )
-
-
-def _read_parquet(file: str) -> Iterator[Document]:
-    # Imported here: pyarrow takes a second to load, and only these files need it.
-    import pyarrow as pa
-    import pyarrow.parquet as parquet
-
-    try:
-        table = parquet.ParquetFile(file)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{file}: not a whole Parquet file ({error}): write it again or leave it out.") from error
-    with table:
-        field = _field_of(table.schema_arrow.names, file)
-        kind = table.schema_arrow.field(field).type
-        if pa.types.is_dictionary(kind):
-            kind = kind.value_type
-        if not any(is_kind(kind) for is_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view,
-                                                 pa.types.is_binary, pa.types.is_large_binary)):  # fmt: skip
-            raise ValueError(f"{file}: column {field!r} holds {kind}, not strings or binary values.")
-        row = 0
-        try:
-            for batch in table.iter_batches(batch_size=256, columns=[field]):
-                # As binary the bytes come out as stored, without a decoding that could fail.
-                for value in batch.column(0).cast(pa.large_binary()):
-                    if not value.is_valid:
-                        raise ValueError(f"{file}: row {row} of column {field!r} is null: filter such rows out.")
-                    yield Document(f"{file}:{row}", value.as_py())
-                    row += 1
-        except (pa.ArrowInvalid, OSError) as error:
-            raise ValueError(f"{file}: damaged after row {row} ({error}): write it again or leave it out.") from error

@@ -55,7 +55,7 @@ class ByteStream:
         ids[specials] = kinds
         # The EOS of a document is its last position, so the only special of it that can lie before another is its BOS.
         at = start - int(2 * first + (start > begins[0]))
-        ids[is_byte] = self.documents.data[at : at + stop - start - len(specials)]
+        ids[is_byte] = self.documents.read(at, at + stop - start - len(specials))
         ids[is_byte] += vocabulary.OFFSET
         return ids
 

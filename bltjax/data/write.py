@@ -22,6 +22,27 @@ __all__ = ["Corpus", "prepare"]
 _PARTS = 10_000  # a document's hash puts it into one of so many parts; a hundredth of a percent each
 
 
+def split_rule(heldout_percent: float) -> dict[str, Any]:
+    """How documents are split, as a manifest has it.
+
+    Raises:
+      ValueError: for a share other than 0 and 0.01 .. 50.
+    """
+    if not (heldout_percent == 0 or 100 / _PARTS <= heldout_percent <= 50):
+        raise ValueError(f"heldout_percent={heldout_percent}: must be 0, or lie in 0.01 .. 50.")
+    parts = round(heldout_percent * _PARTS / 100)
+    return {
+        "heldout_percent": parts / (_PARTS / 100),
+        "split": f"first 8 bytes of the SHA-256 of a document, big-endian, mod {_PARTS}; below {parts}: held out",
+        "duplicates": "of the bytes of an earlier document: left out",
+    }
+
+
+def is_heldout(digest: bytes, heldout_percent: float) -> bool:
+    """Whether the document with this SHA-256 is held out."""
+    return int.from_bytes(digest[:8], "big") % _PARTS < round(heldout_percent * _PARTS / 100)
+
+
 def prepare(
     documents: Iterable[Document],
     folder: str | os.PathLike[str],
@@ -46,9 +67,7 @@ def prepare(
       ValueError: for a `heldout_percent` outside 0 .. 50, no bytes at all, or a split without documents.
     """
     folder = Path(folder)
-    if not (heldout_percent == 0 or 100 / _PARTS <= heldout_percent <= 50):
-        raise ValueError(f"heldout_percent={heldout_percent}: must be 0, or lie in 0.01 .. 50.")
-    parts = round(heldout_percent * _PARTS / 100)
+    rule = split_rule(heldout_percent)
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file: name a folder.")
     if folder.is_dir() and any(folder.iterdir()):
@@ -56,11 +75,6 @@ def prepare(
             raise FileExistsError(f"{folder} exists and holds something else than a corpus: name another folder.")
         if not overwrite:
             raise FileExistsError(f"{folder} holds a corpus already: open it, name another folder, or overwrite it.")
-    rule = {
-        "heldout_percent": parts / (_PARTS / 100),
-        "split": f"first 8 bytes of the SHA-256 of a document, big-endian, mod {_PARTS}; below {parts}: held out",
-        "duplicates": "of the bytes of an earlier document: left out",
-    }
     with _partial_folder(folder, overwrite) as partial:
         counts = {"documents": 0, "bytes": 0, "empty": 0, "duplicates": 0, "duplicate_bytes": 0}
         with contextlib.ExitStack() as stack:
@@ -77,15 +91,15 @@ def prepare(
                     counts["duplicate_bytes"] += len(document.data)
                 else:
                     seen.add(digest)
-                    is_heldout = int.from_bytes(digest[:8], "big") % _PARTS < parts
-                    writers["heldout" if is_heldout else "train"].add(document, digest)
+                    held = is_heldout(digest, heldout_percent)
+                    writers["heldout" if held else "train"].add(document, digest)
             if not seen:
                 raise ValueError(
                     f"the corpus has no bytes: {counts['documents']} documents were read, all of them empty."
                     if counts["documents"]
                     else "the corpus has no documents: name other files or folders."
                 )
-            for split in SPLITS if parts else ("train",):
+            for split in SPLITS if heldout_percent else ("train",):
                 if not writers[split].lengths:
                     raise ValueError(
                         f"the {split} split is empty: none of {len(seen)} distinct documents ({counts['bytes']} bytes "

@@ -93,7 +93,7 @@ def test_a_file_that_may_not_be_read_is_named_before_any_is_read(tmp_path: Path,
         sources.read([str(tmp_path)])
 
 
-@pytest.mark.parametrize("name", ["dump.tar.gz", "dump.jsonl.zst", "text.txt.GZ", "all.zip"])
+@pytest.mark.parametrize("name", ["dump.tar.gz", "text.txt.GZ", "all.zip"])
 def test_packed_bytes_are_refused_as_text(tmp_path: Path, name: str):
     (tmp_path / name).write_bytes(b"\x1f\x8b")
     with pytest.raises(ValueError, match="is a packed file"):

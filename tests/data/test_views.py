@@ -41,7 +41,9 @@ def test_rows_hold_every_byte_of_the_corpus_once(source: Source):
     rows = [source.row(n) for n in range(len(source.rows))]
     scored = np.concatenate([row["targets"][row["targets"] >= 0] for row in rows])
     # Every target that stands for bytes, in order, is the corpus itself.
-    assert bytes_of(source, scored[scored >= vocabulary.OFFSET]) == source.documents.data.tobytes()
+    assert bytes_of(source, scored[scored >= vocabulary.OFFSET]) == b"".join(
+        document.tobytes() for document in source.documents
+    )
     assert sum(int(row["target_bytes"].sum()) for row in rows) == source.documents.total_bytes
     assert (scored == vocabulary.EOS).sum() == len(source.documents)
     assert (scored == vocabulary.BOS).sum() == len(source.documents) - 1
