@@ -10,6 +10,7 @@ from bltjax.global_model import GlobalModel
 from bltjax.hashing import HashEmbedding
 from bltjax.layers import Embedding
 from bltjax.local import LocalDecoder, LocalEncoder
+from bltjax.parallel import per_device
 from bltjax.patching.patches import Patches, byte_documents, patch_documents
 
 
@@ -39,15 +40,24 @@ class BLT(nn.Module):
             )
         ids = jnp.asarray(ids, jnp.int32)
         slots = patches.valid.shape[1]
-        broken = (patches.encoder_ids[:, -1] >= slots) | (patches.decoder_ids[:, 0] < 0)
-        patches = Patches(
-            encoder_ids=jnp.clip(patches.encoder_ids, 0, slots - 1),
-            decoder_ids=jnp.clip(patches.decoder_ids, 0, slots - 1),
-            valid=patches.valid,
+
+        def prepare(ids: Array, encoder_ids: Array, decoder_ids: Array, valid: Array) -> list[Array]:
+            broken = (encoder_ids[:, -1:] >= slots) | (decoder_ids[:, :1] < 0)
+            kept = Patches(
+                encoder_ids=jnp.clip(encoder_ids, 0, slots - 1),
+                decoder_ids=jnp.clip(decoder_ids, 0, slots - 1),
+                valid=valid,
+            )
+            documents = [byte_documents(ids), patch_documents(ids, kept)]
+            return [kept.encoder_ids, kept.decoder_ids, broken, *documents]
+
+        rows = ("batch", None)
+        encoder_ids, decoder_ids, broken, of_bytes, of_patches = per_device(prepare, [rows] * 4, [rows] * 5)(
+            ids, patches.encoder_ids, patches.decoder_ids, patches.valid
         )
-        of_bytes, of_patches = None, None
-        if config.document_mask:
-            of_bytes, of_patches = byte_documents(ids), patch_documents(ids, patches)
+        patches = Patches(encoder_ids=encoder_ids, decoder_ids=decoder_ids, valid=patches.valid)
+        if not config.document_mask:
+            of_bytes, of_patches = None, None
         dtype, width = config.compute.dtype, config.encoder.width
         x = Embedding(VOCABULARY_SIZE, width, width**-0.5, dtype, name="byte_embedding")(ids)
         if config.hash.sizes:
@@ -57,4 +67,4 @@ class BLT(nn.Module):
         h, rows = LocalEncoder(config, name="encoder")(x, patches, of_bytes)
         latents = GlobalModel(config, name="global_model")(rows, of_patches)
         logits = LocalDecoder(config, name="decoder")(h, latents, patches, of_bytes)
-        return jnp.where(broken[:, None, None], jnp.nan, logits)
+        return jnp.where(broken[:, :, None], jnp.nan, logits)

@@ -74,7 +74,8 @@ class TransformerConfig:
     rope_theta: float = 500_000.0
     norm_epsilon: float = 1e-5
     init_std: float | None = None  # None: width ** -0.5 and hidden ** -0.5, as released
-    init_factor: Literal["none", "depth", "width"] = "none"  # divides the std: sqrt(2 (layers + 1)), or width / 4096
+    # Divides that std: sqrt(2 (layers + 1)); in layer l, counted from 0, sqrt(2 (l + 1)); width / 4096.
+    init_factor: Literal["none", "depth", "current_depth", "width"] = "none"
 
     def __post_init__(self) -> None:
         _at_least(self, width=1, layers=0, heads=1, kv_heads=1, hidden=1, window=1)

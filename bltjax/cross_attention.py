@@ -5,7 +5,8 @@ a segment softmax over sorted patch ids, the decoder's a gather of k rows and a 
 patches to bytes is spread again in the backward pass, not kept.
 """
 
-from typing import Literal
+import functools
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from bltjax.layers import Projection, RMSNorm
+from bltjax.parallel import joined, largest, own_part, per_device, summed, summed_part
+from bltjax.sharding import split_axis
 
 BytePatchIds = Int[Array, "batch bytes"]
 
@@ -37,28 +40,31 @@ def _segment_max(x: Array, ids: Array, patches: int) -> Array:
     return jax.vmap(lambda x, ids: jax.ops.segment_max(x, ids, patches, indices_are_sorted=True))(x, ids)
 
 
-@jax.custom_vjp
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def patch_max(
-    x: Float[Array, "batch bytes width"], ids: BytePatchIds, empty: Float[Array, "batch patches width"]
+    x: Float[Array, "batch bytes width"], ids: BytePatchIds, patches: int, parts: str | None = None
 ) -> Float[Array, "batch patches width"]:
-    """Maximum over the bytes of each patch; `empty` where a patch has no bytes.
+    """Maximum over the bytes of each patch; 0 for a patch without bytes.
 
     The gradient goes in equal parts to the bytes that attain the maximum, as in PyTorch.
+
+    Args:
+      parts: the mesh axis over which the bytes are split, inside `sharding.per_device`.
     """
-    largest = _segment_max(x, ids, empty.shape[1])
-    return jnp.where(jnp.isneginf(largest), empty, largest)
+    found = largest(_segment_max(x, ids, patches), parts)
+    return jnp.where(jnp.isneginf(found), 0, found)
 
 
-def _patch_max_forward(x: Array, ids: Array, empty: Array) -> tuple[Array, tuple[Array, ...]]:
-    out = patch_max(x, ids, empty)
+def _patch_max_forward(x: Array, ids: Array, patches: int, parts: str | None) -> tuple[Array, tuple[Array, ...]]:
+    out: Any = patch_max(x, ids, patches, parts)
     return out, (x, ids, out)
 
 
-def _patch_max_backward(residuals: tuple[Array, ...], g: Array) -> tuple[Array, None, Array]:
+def _patch_max_backward(patches: int, parts: str | None, residuals: tuple[Array, ...], g: Array) -> tuple[Array, None]:
     x, ids, out = residuals
     attains = (x == patch_gather(out, ids)).astype(g.dtype)
-    share = g / jnp.maximum(patch_sum(attains, ids, out.shape[1]), 1)
-    return attains * patch_gather(share, ids), None, jnp.zeros_like(out)
+    share = g / jnp.maximum(summed(patch_sum(attains, ids, patches), parts), 1)
+    return attains * patch_gather(share, ids), None
 
 
 patch_max.defvjp(_patch_max_forward, _patch_max_backward)
@@ -68,11 +74,23 @@ def pool(
     x: Float[Array, "batch bytes width"], ids: BytePatchIds, patches: int, how: Literal["max", "mean", "min"] = "max"
 ) -> Float[Array, "batch patches width"]:
     """One row per patch from the rows of its bytes; 0 for a patch without bytes."""
-    if how == "mean":
-        counts = patch_sum(jnp.ones((*x.shape[:2], 1), x.dtype), ids, patches)
-        return patch_sum(x, ids, patches) / jnp.maximum(counts, 1)
-    zeros = jnp.zeros((x.shape[0], patches, x.shape[2]), x.dtype)
-    return patch_max(x, ids, zeros) if how == "max" else -patch_max(-x, ids, zeros)
+    parts = split_axis("bytes")
+
+    def pooled(x: Array, ids: Array) -> Array:
+        if how == "mean":
+            counts = summed(patch_sum(jnp.ones((*x.shape[:2], 1), x.dtype), ids, patches), parts)
+            found = summed(patch_sum(x, ids, patches), parts) / jnp.maximum(counts, 1)
+        else:
+            sign = 1 if how == "max" else -1
+            most: Any = patch_max(sign * x, ids, patches, parts)
+            found = sign * most
+        return own_part(found, parts, 1)
+
+    return per_device(pooled, [("batch", "bytes", None), ("batch", "bytes")], ("batch", "patches", None))(x, ids)
+
+
+_PATCH_HEADS = ("batch", "patches", None, "heads", None)
+_BYTE_HEADS = ("batch", "bytes", "heads", None)
 
 
 @jax.checkpoint
@@ -83,14 +101,21 @@ def attend_to_bytes(
     ids: BytePatchIds,
 ) -> Float[Array, "batch patches k heads head_width"]:
     """Each of a patch's k queries attends to the bytes of that patch; 0 for a patch without bytes."""
-    patches = q.shape[1]
-    spread = patch_gather(q, ids).astype(jnp.float32)
-    scores = jnp.sum(spread * keys[:, :, None].astype(jnp.float32), axis=-1) * q.shape[-1] ** -0.5
-    peak = patch_gather(_segment_max(jax.lax.stop_gradient(scores), ids, patches), ids)
-    weights = jnp.exp(scores - peak)
-    total = jnp.maximum(patch_sum(weights, ids, patches), 1e-30)
-    mixed = patch_sum(weights[..., None] * values[:, :, None].astype(jnp.float32), ids, patches)
-    return (mixed / total[..., None]).astype(q.dtype)
+    parts = split_axis("bytes")
+
+    def attend(q: Array, keys: Array, values: Array, ids: Array) -> Array:
+        q = joined(q, parts, 1)
+        patches = q.shape[1]
+        spread = patch_gather(q, ids).astype(jnp.float32)
+        scores = jnp.sum(spread * keys[:, :, None].astype(jnp.float32), axis=-1) * q.shape[-1] ** -0.5
+        peak = patch_gather(largest(_segment_max(jax.lax.stop_gradient(scores), ids, patches), parts), ids)
+        weights = jnp.exp(scores - peak)
+        total = summed_part(patch_sum(weights, ids, patches), parts, 1)
+        mixed = patch_sum(weights[..., None] * values[:, :, None].astype(jnp.float32), ids, patches)
+        return (summed_part(mixed, parts, 1) / jnp.maximum(total, 1e-30)[..., None]).astype(q.dtype)
+
+    axes = [_PATCH_HEADS, _BYTE_HEADS, _BYTE_HEADS, ("batch", "bytes")]
+    return per_device(attend, axes, _PATCH_HEADS)(q, keys, values, ids)
 
 
 @jax.checkpoint
@@ -101,11 +126,16 @@ def attend_to_patches(
     ids: BytePatchIds,
 ) -> Float[Array, "batch bytes heads head_width"]:
     """Each byte attends to the k rows of the patch that it may read."""
-    keys = patch_gather(keys, ids)
-    values = patch_gather(values, ids)
-    scores = jnp.sum(q[:, :, None].astype(jnp.float32) * keys.astype(jnp.float32), axis=-1) * q.shape[-1] ** -0.5
-    weights = jax.nn.softmax(scores, axis=2)
-    return jnp.sum(weights[..., None] * values.astype(jnp.float32), axis=2).astype(q.dtype)
+    parts = split_axis("patches")
+
+    def attend(q: Array, keys: Array, values: Array, ids: Array) -> Array:
+        keys, values = (patch_gather(joined(x, parts, 1), ids) for x in (keys, values))
+        scores = jnp.sum(q[:, :, None].astype(jnp.float32) * keys.astype(jnp.float32), axis=-1) * q.shape[-1] ** -0.5
+        weights = jax.nn.softmax(scores, axis=2)
+        return jnp.sum(weights[..., None] * values.astype(jnp.float32), axis=2).astype(q.dtype)
+
+    axes = [_BYTE_HEADS, _PATCH_HEADS, _PATCH_HEADS, ("batch", "bytes")]
+    return per_device(attend, axes, _BYTE_HEADS)(q, keys, values, ids)
 
 
 class CrossAttention(nn.Module):
@@ -137,11 +167,13 @@ class CrossAttention(nn.Module):
         kv_shape, group = (self.kv_heads, shape[1]), self.heads // self.kv_heads
         x_normed = RMSNorm(self.width, self.epsilon, self.dtype, name="query_norm")(x)
         memory = RMSNorm(self.width, self.epsilon, self.dtype, name="memory_norm")(memory)
-        q = Projection((self.width,), shape, std, self.dtype, name="query")(x_normed)
-        keys = Projection((self.width,), kv_shape, std, self.dtype, name="key")(memory)
-        values = Projection((self.width,), kv_shape, std, self.dtype, name="value")(memory)
+        axes = ("shard", "heads", "head_width")
+        q = Projection((self.width,), shape, axes, std, self.dtype, name="query")(x_normed)
+        keys = Projection((self.width,), kv_shape, axes, std, self.dtype, name="key")(memory)
+        values = Projection((self.width,), kv_shape, axes, std, self.dtype, name="value")(memory)
         if group > 1:
             keys, values = jnp.repeat(keys, group, axis=-2), jnp.repeat(values, group, axis=-2)
         attend = attend_to_bytes if x.ndim == 4 else attend_to_patches
-        mixed = Projection(shape, (self.width,), std, self.dtype, name="out")(attend(q, keys, values, ids))
+        axes = ("heads", "head_width", "shard")
+        mixed = Projection(shape, (self.width,), axes, std, self.dtype, name="out")(attend(q, keys, values, ids))
         return (2 * x if self.residual == "double" else x) + mixed

@@ -21,7 +21,7 @@ class GlobalModel(nn.Module):
         config = self.config
         if config.has_input_projection:
             rows = Projection(
-                (config.patch_width,), (config.global_model.width,), config.patch_width**-0.5, config.compute.dtype,
-                name="input_projection",
+                (config.patch_width,), (config.global_model.width,), ("shard", "width"), config.patch_width**-0.5,
+                config.compute.dtype, name="input_projection",
             )(rows)  # fmt: skip
         return tower(config.global_model, config.compute, rows, documents)

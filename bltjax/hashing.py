@@ -1,12 +1,15 @@
 """Byte n-gram hashes (BLT paper section 3.2.1): exact wrapping 64-bit arithmetic in 32-bit halves, without x64."""
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Int32, UInt32
 
 from bltjax.config import HashConfig
-from bltjax.layers import truncated_normal
+from bltjax.layers import look_up, truncated_normal
+from bltjax.parallel import per_device
 
 # One prime a hash function, in the order of the released code.
 MULTIPLIERS = (
@@ -166,11 +169,7 @@ class HashEmbedding(nn.Module):
     def __call__(self, ids: Int[Array, "batch bytes"]) -> Float[Array, "batch bytes width"]:
         config = self.config
         shape = (config.tables * config.buckets, self.width)
-        # jnp.asarray: params read from a checkpoint are numpy arrays, which have no .at
-        table = jnp.asarray(self.param("table", truncated_normal(self.width**-0.5), shape, jnp.float32))
-        rows = ngram_hashes(ids, config)
-        if config.short_ngrams == "omit":
-            found = table.at[rows].get(mode="fill", fill_value=0, wrap_negative_indices=False)
-        else:
-            found = table.at[rows].get(mode="promise_in_bounds")
-        return jnp.sum(found, axis=2).astype(self.dtype)
+        table = self.param("table", truncated_normal(self.width**-0.5), shape, jnp.float32)
+        hashes = functools.partial(ngram_hashes, config=config)
+        rows = per_device(hashes, [("batch", None)], ("batch", None, None))(ids)
+        return look_up(table, rows, self.dtype, absent=0 if config.short_ngrams == "omit" else None)

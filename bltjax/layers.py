@@ -6,13 +6,17 @@ compute again (norms, the gate) is not kept for the backward pass: on most machi
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from bltjax.config import TransformerConfig
+from bltjax.parallel import exchanged, joined, per_device
+from bltjax.sharding import constrain, gathered, is_spread, out_sharding, split_axis
 
 
 def truncated_normal(std: float) -> nn.initializers.Initializer:
@@ -21,18 +25,35 @@ def truncated_normal(std: float) -> nn.initializers.Initializer:
 
 
 def matrix_std(config: TransformerConfig, fan_in: int) -> float:
-    """Std of a layer's matrix: the configured base if there is one, else fan_in^-0.5 over the factor."""
+    """Std of a layer's matrix: the configured base if there is one, else fan_in^-0.5 over the factor.
+
+    With the factor "current_depth" it is that of every layer before `layer_factors` divide it.
+    """
     if config.init_std is not None:
         return config.init_std
-    factors = {"none": 1.0, "depth": math.sqrt(2 * (config.layers + 1)), "width": config.width / 4096}
-    return fan_in**-0.5 / factors[config.init_factor]
+    factors = {"depth": math.sqrt(2 * (config.layers + 1)), "width": config.width / 4096}
+    return fan_in**-0.5 / factors.get(config.init_factor, 1.0)
+
+
+def layer_factors(config: TransformerConfig) -> tuple[float, ...]:
+    """What the fresh matrices of each layer are divided by beyond `matrix_std`; () for nothing."""
+    if config.init_std is not None or config.init_factor != "current_depth":
+        return ()
+    return tuple(math.sqrt(2 * (layer + 1)) for layer in range(config.layers))
+
+
+Axes = tuple[str | None, ...]
 
 
 class Projection(nn.Module):
-    """Linear map without bias from the trailing `inputs` axes to `outputs`; the kernel is [*inputs, *outputs]."""
+    """Linear map without bias from the trailing `inputs` axes to `outputs`; the kernel is [*inputs, *outputs].
+
+    `axes` are the logical names of the kernel's axes, as `sharding.PARAMETER_RULES` has them.
+    """
 
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    axes: Axes
     std: float
     dtype: str = "float32"
 
@@ -40,10 +61,106 @@ class Projection(nn.Module):
     def kernel(self) -> Float[Array, "..."]:
         return self.param("kernel", truncated_normal(self.std), (*self.inputs, *self.outputs), jnp.float32)
 
-    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        kernel, axes = self.kernel(), len(self.inputs)
-        dimensions = (tuple(range(x.ndim - axes, x.ndim)), tuple(range(axes)))
-        return jax.lax.dot_general(x.astype(self.dtype), kernel.astype(self.dtype), (dimensions, ((), ())))
+    def __call__(self, x: Float[Array, "batch positions ..."]) -> Float[Array, "batch positions ..."]:
+        out: Any = product(x.astype(self.dtype), self.kernel(), self.axes, len(self.inputs))
+        return out
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def product(
+    x: Float[Array, "batch positions ..."], kernel: Float[Array, "..."], axes: Axes, inputs: int = 1
+) -> Float[Array, "batch positions ..."]:
+    """x times kernel, summed over the last `inputs` axes of x and the first of the kernel; in the dtype of x.
+
+    Args:
+      kernel: float32; on a mesh in the parts that `axes` say, and gathered for its use.
+      axes: logical names of the kernel's axes.
+    """
+    kernel = constrain(kernel.astype(x.dtype), gathered(axes))
+    x_axes, out_axes = _around(x.ndim - inputs, axes, inputs)
+    return _dot(constrain(x, x_axes), kernel, _trailing(x.ndim, inputs), tuple(range(inputs)), out_axes)
+
+
+def _around(kept: int, axes: Axes, inputs: int) -> tuple[Axes, Axes]:
+    """Logical axes of what goes into a product and of what comes out, when `kept` axes of x are kept."""
+    axes = gathered(axes)
+    leading = ("batch", "positions", *[None] * (kept - 2))[:kept]
+    return (*leading, *axes[:inputs]), (*leading, *axes[inputs:])
+
+
+def _trailing(dimensions: int, count: int) -> tuple[int, ...]:
+    return tuple(range(dimensions - count, dimensions))
+
+
+def _dot(a: Array, b: Array, over_a: tuple[int, ...], over_b: tuple[int, ...], axes: Axes, dtype: Any = None) -> Array:
+    dimensions = ((over_a, over_b), ((), ()))
+    where = out_sharding(axes)
+    return constrain(jax.lax.dot_general(a, b, dimensions, preferred_element_type=dtype, out_sharding=where), axes)
+
+
+def _product_forward(x: Array, kernel: Array, axes: Axes, inputs: int) -> tuple[Array, tuple[Array, Array]]:
+    return product(x, kernel, axes, inputs), (x, kernel)
+
+
+def _product_backward(axes: Axes, inputs: int, residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    x, kernel = residuals
+    kept, outputs = x.ndim - inputs, kernel.ndim - inputs
+    x_axes, out_axes = _around(kept, axes, inputs)
+    g = constrain(g, out_axes)
+    whole = constrain(kernel.astype(g.dtype), gathered(axes))
+    dx = _dot(g, whole, _trailing(g.ndim, outputs), _trailing(kernel.ndim, outputs), x_axes)
+    # Summed over bytes and devices in float32, and left in parts where the kernel lies in parts.
+    if is_spread():
+        over = tuple(range(kept))
+        return dx, _dot(constrain(x, x_axes), g, over, over, axes, jnp.float32)
+    rows = x.reshape(-1, math.prod(kernel.shape[:inputs])), g.reshape(-1, math.prod(kernel.shape[inputs:]))
+    dkernel = jax.lax.platform_dependent(*rows, cpu=_transposed_product_on_cpu, default=_transposed_product)
+    return dx, dkernel.reshape(kernel.shape)
+
+
+def _transposed_product(x: Array, g: Array) -> Array:
+    return jax.lax.dot_general(x, g, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+
+
+def _transposed_product_on_cpu(x: Array, g: Array) -> Array:
+    # XLA has no fast code on CPUs for a product whose first operand is transposed: in bfloat16 it computes it in
+    # float32 (140 to 340 GFLOP/s instead of 700 on two cores). So the transpose is written out, which takes little,
+    # behind a barrier and an axis of 1 lest it be folded into the product again.
+    x, over = jax.lax.optimization_barrier(x.T[None]), (((2,), (1,)), ((0,), (0,)))
+    return jax.lax.dot_general(x, g[None], over, preferred_element_type=jnp.float32)[0]
+
+
+product.defvjp(_product_forward, _product_backward)
+
+
+def look_up(
+    table: Float[Array | np.ndarray, "rows width"],
+    ids: Int[Array, "batch positions ..."],
+    dtype: str,
+    absent: float | None = None,
+) -> Float[Array, "batch positions width"]:
+    """Rows of a table, summed over the axes of `ids` after the first two.
+
+    A table that lies in parts is never gathered, nor is its gradient: each device looks its part of the width up for
+    the rows of all devices, and they exchange what they found.
+
+    Args:
+      dtype: of the result; sums are float32.
+      absent: stands for the row of an id out of range, -1 among them; None: there is no such id.
+    """
+    parts = split_axis("shard")
+    how: dict[str, Any] = {"mode": "promise_in_bounds"}
+    if absent is not None:
+        how = {"mode": "fill", "fill_value": absent, "wrap_negative_indices": False}
+
+    def find(table: Array, ids: Array) -> Array:
+        found = table.at[joined(ids, parts, 0)].get(**how)
+        found = jnp.sum(found, axis=tuple(range(2, ids.ndim))) if ids.ndim > 2 else found
+        return exchanged(found.astype(dtype), parts, 0, 2)
+
+    axes = ("batch", "positions", *[None] * (ids.ndim - 2))
+    # jnp.asarray: params read from a checkpoint are numpy arrays, which have no .at
+    return per_device(find, [(None, "shard"), axes], ("batch", "positions", None))(jnp.asarray(table), ids)
 
 
 @functools.partial(jax.checkpoint, static_argnums=2)
@@ -74,16 +191,16 @@ class Embedding(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch width"]:
-        # jnp.asarray: params read from a checkpoint are numpy arrays, which have no .at
-        table = jnp.asarray(self.param("table", truncated_normal(self.std), (self.rows, self.width), jnp.float32))
+    def __call__(self, ids: Int[Array, "batch positions"]) -> Float[Array, "batch positions width"]:
+        table = self.param("table", truncated_normal(self.std), (self.rows, self.width), jnp.float32)
         # An id out of range gives NaN; wrapped, a -1 would be taken for the last byte.
-        return table.at[ids].get(mode="fill", wrap_negative_indices=False).astype(self.dtype)
+        return look_up(table, ids, self.dtype, absent=jnp.nan)
 
 
 @jax.checkpoint
-def _gated(gate: Array, up: Array) -> Array:
-    return nn.silu(gate) * up
+def _gated_product(gate: Array, up: Array, kernel: Array) -> Array:
+    out: Any = product(nn.silu(gate) * up, kernel, ("hidden", "shard"))
+    return out
 
 
 class SwiGLU(nn.Module):
@@ -96,10 +213,11 @@ class SwiGLU(nn.Module):
     def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
         width, hidden = self.config.width, self.config.hidden_width
         std = matrix_std(self.config, width)
-        gate = Projection((width,), (hidden,), std, self.dtype, name="gate")(x)
-        up = Projection((width,), (hidden,), std, self.dtype, name="up")(x)
-        down = Projection((hidden,), (width,), matrix_std(self.config, hidden), self.dtype, name="down")
-        return down(_gated(gate, up))
+        axes, down_axes = ("shard", "hidden"), ("hidden", "shard")
+        gate = Projection((width,), (hidden,), axes, std, self.dtype, name="gate")(x)
+        up = Projection((width,), (hidden,), axes, std, self.dtype, name="up")(x)
+        down = Projection((hidden,), (width,), down_axes, matrix_std(self.config, hidden), name="down")
+        return _gated_product(gate, up, down.kernel())
 
 
 Rotation = tuple[Float[Array, "positions half"], Float[Array, "positions half"]]

@@ -1,6 +1,7 @@
 """The local encoder, from bytes to patches, and the local decoder, from patches back to bytes."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +10,9 @@ from jaxtyping import Array, Float, Int
 
 from bltjax.config import VOCABULARY_SIZE, BLTConfig, TransformerConfig
 from bltjax.cross_attention import CrossAttention, pool
-from bltjax.layers import Projection, RMSNorm, Rotation, matrix_std, rotation
+from bltjax.layers import Projection, RMSNorm, Rotation, layer_factors, matrix_std, product, rotation
 from bltjax.patching.patches import Patches
+from bltjax.sharding import constrain
 from bltjax.transformer import TransformerLayer, stacked, tower
 
 Documents = Int[Array, "batch bytes"] | None
@@ -43,13 +45,15 @@ class LocalEncoder(nn.Module):
         config, cross = self.config, self.config.cross_attention
         local, compute = config.encoder, config.compute
         ids, slots = patches.encoder_ids, patches.valid.shape[1]
+        factors = layer_factors(local)
         # Only its kernel: the scan over layers may use it, but not a module from outside the scan.
+        axes = ("shard", "width")
         kernel = Projection(
-            (local.width,), (config.patch_width,), local.width**-0.5, name="patch_projection"
+            (local.width,), (config.patch_width,), axes, local.width**-0.5, name="patch_projection"
         ).kernel()  # fmt: skip
 
         def query_rows(h: Array, kernel: Array) -> Array:
-            pooled = pool(h, ids, slots, cross.pooling) @ kernel.astype(compute.dtype)
+            pooled: Any = product(pool(h, ids, slots, cross.pooling), kernel, axes)
             return pooled.reshape(h.shape[0], slots, cross.k, local.width)
 
         if cross.encoder == "last":
@@ -58,7 +62,9 @@ class LocalEncoder(nn.Module):
             def attend(modules: Sequence[nn.Module], rows: Array, h: Array) -> Array:
                 return modules[0](rows, h, ids)
 
-            rows = stacked([_cross_attention(config, local)], attend, 1, compute, query_rows(h, kernel), h)
+            rows = stacked(
+                [_cross_attention(config, local)], attend, 1, compute, query_rows(h, kernel), h, init_factors=factors
+            )
             return h, rows.reshape(h.shape[0], slots, config.patch_width)
 
         def layer_then_attend(modules: Sequence[nn.Module], carry: Carry, kernel: Array, angles: Rotation) -> Carry:
@@ -72,9 +78,12 @@ class LocalEncoder(nn.Module):
 
         modules = [TransformerLayer(local, compute, name="layers"), _cross_attention(config, local)]
         nothing = jnp.zeros((x.shape[0], slots, cross.k, local.width), x.dtype)
+        nothing = constrain(nothing, ("batch", "patches", None, None))
         angles = rotation(x.shape[1], local.head_width, local.rope_theta)
         start = (x, nothing, jnp.ones((), bool))
-        h, rows, _ = stacked(modules, layer_then_attend, local.layers, compute, start, kernel, angles)
+        h, rows, _ = stacked(
+            modules, layer_then_attend, local.layers, compute, start, kernel, angles, init_factors=factors
+        )
         return h, rows.reshape(h.shape[0], slots, config.patch_width)
 
 
@@ -95,9 +104,10 @@ class LocalDecoder(nn.Module):
         config, cross = self.config, self.config.cross_attention
         local, compute = config.decoder, config.compute
         ids, slots = patches.decoder_ids, patches.valid.shape[1]
+        factors = layer_factors(local)
         rows = Projection(
-            (config.global_model.width,), (config.patch_width,), config.global_model.width**-0.5, compute.dtype,
-            name="patch_projection",
+            (config.global_model.width,), (config.patch_width,), ("shard", "width"), config.global_model.width**-0.5,
+            compute.dtype, name="patch_projection",
         )(latents).reshape(h.shape[0], slots, cross.k, local.width)  # fmt: skip
 
         if cross.decoder == "first":
@@ -105,7 +115,7 @@ class LocalDecoder(nn.Module):
             def attend(modules: Sequence[nn.Module], h: Array, rows: Array) -> Array:
                 return modules[0](h, rows, ids)
 
-            h = stacked([_cross_attention(config, local)], attend, 1, compute, h, rows)
+            h = stacked([_cross_attention(config, local)], attend, 1, compute, h, rows, init_factors=factors)
             h = tower(local, compute, h, documents)
         else:
             angles = rotation(h.shape[1], local.head_width, local.rope_theta)
@@ -114,7 +124,8 @@ class LocalDecoder(nn.Module):
             def attend_then_layer(modules: Sequence[nn.Module], h: Array, rows: Array, angles: Rotation) -> Array:
                 return modules[1](modules[0](h, rows, ids), angles, documents)
 
-            h = stacked(modules, attend_then_layer, local.layers, compute, h, rows, angles)
+            h = stacked(modules, attend_then_layer, local.layers, compute, h, rows, angles, init_factors=factors)
         h = RMSNorm(local.width, local.norm_epsilon, compute.dtype, name="norm")(h)
-        logits = Projection((local.width,), (VOCABULARY_SIZE,), local.width**-0.5, compute.dtype, name="output")(h)
+        axes, std = ("shard", "vocabulary"), local.width**-0.5
+        logits = Projection((local.width,), (VOCABULARY_SIZE,), axes, std, compute.dtype, name="output")(h)
         return logits.astype(jnp.float32)

@@ -1,8 +1,10 @@
-"""The mesh, the one table of rules, the one activation helper: the only file that knows the names of mesh axes.
+"""The mesh, the one table of rules, the activation helpers: the only file that knows the names of mesh axes.
 
 A dimension of a parameter or of an activation has a *logical* name ("batch", "heads", ...). `LOGICAL_AXES` says
 which mesh axes split it, `PARAMETER_RULES` names the dimensions of every parameter by its path. So a change of
 layout is a change of one line here, and the modules never see a mesh axis.
+
+Modules lay activations out with `constrain`; what it can't say is in `parallel`.
 """
 
 import math
@@ -12,6 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bltjax.config import MeshConfig
@@ -23,6 +26,7 @@ LOGICAL_AXES: Mapping[str, str | tuple[str, ...] | None] = {
     "batch": ("replica", "data"),
     "bytes": "sequence",
     "patches": "sequence",
+    "positions": "sequence",  # bytes or patches
     "width": None,
     # activations and parameters
     "heads": "model",
@@ -67,8 +71,10 @@ def make_mesh(
       devices: the devices to use, all of them; None: all that JAX sees.
       axis_type: Auto, or Explicit for sharding in types.
 
+    Devices that lie in several slices (or pods) are laid out so that only `replica` crosses the network between them.
+
     Raises:
-      ValueError: when the sizes do not multiply to the number of devices.
+      ValueError: when the sizes do not multiply to the number of devices, or replica is no multiple of the slices.
     """
     devices = jax.devices() if devices is None else devices
     sizes = [getattr(config, name) for name in MESH_AXES]
@@ -81,7 +87,22 @@ def make_mesh(
             f"mesh({wanted}) does not fit {len(devices)} devices: the sizes must multiply to that number; "
             "set one axis to -1 to let it fill."
         )
-    return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=(axis_type,) * len(MESH_AXES), devices=list(devices))
+    types = (axis_type,) * len(MESH_AXES)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=types, devices=list(devices))
+    replicas, *inner = sizes
+    if replicas % slices:
+        raise ValueError(
+            f"mesh(replica={replicas}) over {slices} slices: must be a multiple of them, since only replicas may talk "
+            "over the slow network between slices."
+        )
+    between = (slices, *[1] * len(inner))
+    return Mesh(
+        mesh_utils.create_hybrid_device_mesh((replicas // slices, *inner), between, list(devices)),
+        MESH_AXES,
+        axis_types=types,
+    )
 
 
 def _entry(name: str | None, allowed: frozenset[str]) -> str | tuple[str, ...] | None:
@@ -105,7 +126,22 @@ def partition_spec(logical_axes: Sequence[str | None], mesh_axes: Sequence[str] 
     return PartitionSpec(*entries)
 
 
-def constrain(x: jax.Array, logical_axes: Sequence[str | None]) -> jax.Array:
+def free_axes() -> tuple[dict[str, AxisType], Mapping[str, int]]:
+    """The axes of the current mesh that are ours and still free, with their types, and the sizes of all."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return {}, {}
+    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    return {name: types[name] for name in MESH_AXES if types.get(name, AxisType.Manual) != AxisType.Manual}, mesh.shape
+
+
+def check_axes(x: jax.Array | np.ndarray, logical_axes: Sequence[str | None]) -> None:
+    if len(logical_axes) != x.ndim:
+        raise ValueError(f"logical_axes={tuple(logical_axes)}: one for each of the {x.ndim} dimensions of {x.shape}.")
+    partition_spec(logical_axes)  # a misspelt name fails on a laptop too
+
+
+def constrain(x: jax.Array | np.ndarray, logical_axes: Sequence[str | None]) -> jax.Array:
     """An activation laid out as its logical axes say, on whatever mesh is current.
 
     With no mesh (or a mesh that has none of `MESH_AXES`) it is the identity, so a module works in any project; under
@@ -118,21 +154,39 @@ def constrain(x: jax.Array, logical_axes: Sequence[str | None]) -> jax.Array:
     Raises:
       ValueError: when there are not as many names as dimensions, or for an unknown name.
     """
-    if len(logical_axes) != x.ndim:
-        raise ValueError(f"logical_axes={tuple(logical_axes)}: one for each of the {x.ndim} dimensions of {x.shape}.")
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        partition_spec(logical_axes)  # a misspelt name fails on a laptop too
-        return x
-    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-    ours = [name for name in MESH_AXES if name in types]
-    explicit = [name for name in ours if types[name] == AxisType.Explicit]
-    automatic = [name for name in ours if types[name] == AxisType.Auto]
+    check_axes(x, logical_axes)
+    free, sizes = free_axes()
+    explicit = [name for name, kind in free.items() if kind == AxisType.Explicit]
+    automatic = [name for name, kind in free.items() if kind == AxisType.Auto]
     if explicit:
         x = jax.reshard(x, partition_spec(logical_axes, explicit))
-    if automatic and mesh.size > 1:
+    if automatic and math.prod(sizes.values()) > 1:
         x = jax.lax.with_sharding_constraint(x, partition_spec(logical_axes, automatic))
     return x
+
+
+def out_sharding(logical_axes: Sequence[str | None]) -> PartitionSpec | None:
+    """What a product takes as `out_sharding` for a result of these axes: None but under Explicit axes."""
+    explicit = [name for name, kind in free_axes()[0].items() if kind == AxisType.Explicit]
+    return partition_spec(logical_axes, explicit) if explicit else None
+
+
+def is_spread() -> bool:
+    """Whether arrays may lie on several devices of the current mesh."""
+    free, sizes = free_axes()
+    return math.prod(sizes[name] for name in free) > 1
+
+
+def gathered(logical_axes: Sequence[str | None]) -> tuple[str | None, ...]:
+    """The axes of a parameter as it is used: whole where fully sharded data parallelism stores parts."""
+    return tuple(None if name == "shard" else name for name in logical_axes)
+
+
+def split_axis(name: str) -> str | None:
+    """The mesh axis that splits a logical axis now, for the collectives of `parallel`; None where none does."""
+    free, sizes = free_axes()
+    axis = LOGICAL_AXES[name]
+    return axis if isinstance(axis, str) and axis in free and sizes[axis] > 1 else None
 
 
 def parameter_paths(params: Any) -> list[tuple[str, Any]]:

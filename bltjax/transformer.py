@@ -11,7 +11,8 @@ from jaxtyping import Array, Float, Int
 
 from bltjax.attention import attention
 from bltjax.config import ComputeConfig, LanguageModelConfig, TransformerConfig
-from bltjax.layers import Embedding, Projection, RMSNorm, Rotation, SwiGLU, matrix_std, rotate, rotation
+from bltjax.layers import Embedding, Projection, RMSNorm, Rotation, SwiGLU, layer_factors, matrix_std, rotate, rotation
+from bltjax.parallel import per_device
 from bltjax.patching.patches import byte_documents
 
 REMAT_POLICIES = {
@@ -39,12 +40,14 @@ class SelfAttention(nn.Module):
         config, dtype = self.config, self.compute.dtype
         width, heads, head = config.width, config.heads, config.head_width
         std = matrix_std(config, width)
-        q = Projection((width,), (heads, head), std, dtype, name="query")(x)
-        k = Projection((width,), (config.key_heads, head), std, dtype, name="key")(x)
-        v = Projection((width,), (config.key_heads, head), std, dtype, name="value")(x)
+        axes = ("shard", "heads", "head_width")
+        q = Projection((width,), (heads, head), axes, std, dtype, name="query")(x)
+        k = Projection((width,), (config.key_heads, head), axes, std, dtype, name="key")(x)
+        v = Projection((width,), (config.key_heads, head), axes, std, dtype, name="value")(x)
         q, k = rotate(q, angles), rotate(k, angles)
         mixed = attention(q, k, v, documents, config.window, self.compute.attention)
-        return Projection((heads, head), (width,), std, dtype, name="out")(mixed)
+        axes = ("heads", "head_width", "shard")
+        return Projection((heads, head), (width,), axes, std, dtype, name="out")(mixed)
 
 
 class TransformerLayer(nn.Module):
@@ -78,6 +81,7 @@ def stacked(
     compute: ComputeConfig,
     carry: Any,
     *shared: Any,
+    init_factors: Sequence[float] = (),
 ) -> Any:
     """Applies `body(modules, carry, *shared) -> carry` `length` times, each time with the next slice of the params.
 
@@ -88,6 +92,7 @@ def stacked(
     Args:
       modules: unbound inside a parent's compact method, each with a name; their params lie under that name.
       carry: a pytree handed from layer to layer; shared: pytrees that every layer sees.
+      init_factors: the fresh matrices of layer i are divided by the i-th; () divides nothing.
     """
     if compute.unroll and not modules[0].is_initializing():
         return _written_out(modules, body, length, compute, carry, *shared)
@@ -104,7 +109,22 @@ def stacked(
         in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
         length=length,
     )
-    return scanned(_Bundle(modules, parent=None), carry, *shared)[0]
+    carry = scanned(_Bundle(modules, parent=None), carry, *shared)[0]
+    if init_factors and modules[0].is_initializing():
+        for module in modules:
+            _divide_kernels(module, init_factors)
+    return carry
+
+
+def _divide_kernels(module: nn.Module, factors: Sequence[float]) -> None:
+    """Here and not where a kernel is drawn, since a scan draws all layers' kernels alike."""
+
+    def divided(path: tuple[Any, ...], leaf: Array) -> Array:
+        by = jnp.array(factors[: len(leaf)], leaf.dtype).reshape(-1, *[1] * (leaf.ndim - 1))
+        return leaf / by if path[-1].key == "kernel" else leaf
+
+    for name, tree in jax.tree_util.tree_map_with_path(divided, dict(module.variables["params"])).items():
+        module.put_variable("params", name, tree)
 
 
 def _written_out(
@@ -152,7 +172,9 @@ def tower(
         return x
     angles = rotation(x.shape[1], config.head_width, config.rope_theta)
     layer = TransformerLayer(config, compute, name="layers")
-    return stacked([layer], _one_layer, config.layers, compute, x, angles, documents)
+    return stacked(
+        [layer], _one_layer, config.layers, compute, x, angles, documents, init_factors=layer_factors(config)
+    )
 
 
 def _one_layer(modules: Sequence[nn.Module], x: Array, angles: Rotation, documents: Array | None) -> Array:
@@ -182,10 +204,13 @@ class LanguageModel(nn.Module):
         config, width = self.config, self.config.tower.width
         dtype = config.compute.dtype
         ids = jnp.asarray(ids, jnp.int32)
-        documents = byte_documents(ids) if config.document_mask else None
+        documents = None
+        if config.document_mask:
+            documents = per_device(byte_documents, [("batch", None)], ("batch", None))(ids)
         std = width**-0.5
         x = Embedding(config.vocabulary_size, width, std, dtype, name="embedding")(ids)
         x = tower(config.tower, config.compute, x, documents)
         x = RMSNorm(width, config.tower.norm_epsilon, dtype, name="norm")(x)
-        logits = Projection((width,), (config.vocabulary_size,), std, dtype, name="output")(x)
+        axes = ("shard", "vocabulary")
+        logits = Projection((width,), (config.vocabulary_size,), axes, std, dtype, name="output")(x)
         return logits.astype(jnp.float32)

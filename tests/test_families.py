@@ -185,3 +185,24 @@ def test_fresh_matrices_have_the_deviations_of_the_released_code():
         drawn = np.asarray(leaf) / std
         assert drawn.std() == pytest.approx(0.98658, rel=0.05), name  # 1, but for the cut
         assert np.abs(drawn).max() < 3.0001 and np.abs(drawn.mean()) < 0.08, name
+
+
+def test_the_factor_of_the_current_depth_grows_from_layer_to_layer():
+    local = TransformerConfig(width=64, layers=3, heads=4, hidden=96, init_factor="current_depth")
+    config = BLTConfig(
+        encoder=local,
+        global_model=TransformerConfig(width=128, layers=4, heads=4, hidden=192, init_factor="current_depth"),
+        decoder=local,
+        cross_attention=CrossAttentionConfig(k=2, encoder="last", decoder="all"),
+        hash=HashConfig(sizes=(), buckets=100),
+    )
+    fresh = quick_jit(initialize, static_argnums=0)(config, jax.random.key(0))
+    stacked = {path: leaf for path, leaf in flatten_dict(fresh).items() if {"layers", "cross_attention"} & set(path)}
+    assert {len(leaf) for leaf in stacked.values()} == {1, 3, 4}
+    for path, leaf in stacked.items():
+        fan_in = leaf.shape[-1] if path[-2] == "out" else leaf.shape[1]  # "out" is [layers, heads, head width, width]
+        for layer, values in enumerate(np.asarray(leaf)):
+            if path[-1] == "scale":
+                assert (values == 1).all(), path
+            else:
+                assert values.std() * fan_in**0.5 * np.sqrt(2 * (layer + 1)) == pytest.approx(0.987, rel=0.05), path

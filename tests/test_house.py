@@ -18,6 +18,7 @@ PACKAGE = ROOT / "bltjax"
 FLOORS = (
     {"config", "vocabulary", "batch"},
     {"sharding"},  # holds the activation helper that modules call
+    {"parallel"},
     {"presets", "layers", "attention", "hashing", "patching"},
     {"entropy_model", "transformer", "cross_attention"},
     {"local", "global_model"},
@@ -27,11 +28,11 @@ FLOORS = (
     {"data"},
     {"optim", "metrics", "runtime", "checkpoint"},
     {"step"},
-    {"train", "scoring"},
+    {"tally", "evaluate", "claim", "train", "scoring"},
     {"scaling"},
 )
 NEAR_DATA = {"config", "vocabulary", "batch", "patching", "data"}  # data knows nothing of models
-MODEL_ROOMS = {room for floor in FLOORS[:7] for room in floor} | {"loss", "flops"}
+MODEL_ROOMS = {room for floor in FLOORS[:8] for room in floor} | {"loss", "flops"}
 LAST_LINES = {PACKAGE: 400, ROOT / "experiments": 200}
 NAMELESS = {"utils", "util", "helpers", "helper", "common", "misc", "base", "core"}
 

@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 
 from bltjax.config import TransformerConfig
-from bltjax.layers import Embedding, Projection, RMSNorm, SwiGLU, matrix_std, rotate, rotation, truncated_normal
+from bltjax.layers import (
+    Embedding,
+    Projection,
+    RMSNorm,
+    SwiGLU,
+    layer_factors,
+    matrix_std,
+    rotate,
+    rotation,
+    truncated_normal,
+)
 from tests import dense
 from tests.programs import quick_jit
 
@@ -61,7 +71,7 @@ def test_the_norm_of_bfloat16_is_taken_in_float32():
 
 def test_a_projection_contracts_all_its_input_axes():
     x, kernel = normal(8, 2, 5, 3, 4), normal(9, 3, 4, 6, 2)
-    projection = Projection((3, 4), (6, 2), std=1.0)
+    projection = Projection((3, 4), (6, 2), ("heads", "head_width", "shard", None), std=1.0)
     got = projection.apply({"params": {"kernel": kernel}}, x)
     np.testing.assert_allclose(got, np.einsum("blij,ijxy->blxy", x, kernel), atol=1e-5)
 
@@ -109,5 +119,8 @@ def test_the_deviation_of_a_matrix_follows_its_input_and_the_factor():
     assert matrix_std(TransformerConfig(**plain), 4096) == 1 / 64
     assert matrix_std(TransformerConfig(**plain, init_factor="depth"), 1024) == 1 / 32 / 4  # sqrt(2 (7 + 1))
     assert matrix_std(TransformerConfig(**plain, init_factor="width"), 1024) == 1 / 32 * 4  # 4096 / 1024
+    assert matrix_std(TransformerConfig(**plain, init_factor="current_depth"), 1024) == 1 / 32
+    assert layer_factors(TransformerConfig(**plain, init_factor="current_depth"))[::6] == (2**0.5, 14**0.5)
+    assert layer_factors(TransformerConfig(**plain, init_factor="current_depth", init_std=0.01)) == ()
     # As in the released code, an explicit deviation is not divided by the factor.
     assert matrix_std(TransformerConfig(**plain, init_std=0.01, init_factor="depth"), 4096) == 0.01

@@ -1,0 +1,114 @@
+"""What devices do each on their own part of an array, and what they then tell each other.
+
+A compiler that partitions a whole program can't be trusted with look-ups, segments and attention: it gathers whole
+tables, and bytes that no device needs. So these run `per_device`, and say by name what crosses. Without a mesh all of
+it is the identity, and a module works in any project.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from bltjax.sharding import check_axes, constrain, free_axes, is_spread, partition_spec
+
+
+def per_device(
+    function: Callable[..., Any],
+    inputs: Sequence[Sequence[str | None]],
+    outputs: Any,
+) -> Callable[..., Any]:
+    """`function` on each device's own part of its arguments; without a mesh, `function` itself.
+
+    What crosses devices is up to the function, by collectives over `split_axis`.
+
+    Args:
+      inputs: the logical axes of each argument, an array.
+      outputs: the logical axes of the result, or of each of several results (a list).
+
+    Raises:
+      ValueError: by the call, where the devices do not divide a dimension that they split.
+    """
+
+    def call(*arguments: Any) -> Any:
+        for argument, axes in zip(arguments, inputs, strict=True):
+            check_axes(argument, axes)
+        if not is_spread():
+            return function(*arguments)
+        free, sizes = free_axes()
+
+        def spec(axes: Sequence[str | None]) -> Any:
+            return partition_spec(axes, tuple(free))
+
+        for argument, axes in zip(arguments, inputs, strict=True):
+            for name, size, entry in zip(axes, argument.shape, spec(axes), strict=True):
+                parts = math.prod(sizes[a] for a in ((entry,) if isinstance(entry, str) else entry or ()))
+                if size % parts:
+                    raise ValueError(
+                        f"{size} {name} do not divide over {entry}={parts} devices: change the mesh, or their number."
+                    )
+        mapped = jax.shard_map(
+            function,
+            in_specs=tuple(spec(axes) for axes in inputs),
+            out_specs=[spec(axes) for axes in outputs] if isinstance(outputs, list) else spec(outputs),
+            axis_names=set(free),
+        )
+        return mapped(*[constrain(argument, axes) for argument, axes in zip(arguments, inputs, strict=True)])
+
+    return call
+
+
+def from_the_left(x: jax.Array, amount: int, axis_name: str, axis: int) -> jax.Array:
+    """The `amount` entries of a split axis that come before this device's own; inside `per_device`.
+
+    Only these are sent, from as many neighbours as hold them. Where the axis has no more entries there are zeros.
+    """
+    own, devices = x.shape[axis], jax.lax.axis_size(axis_name)
+    pieces: list[jax.Array] = []
+    hop = 0
+    while amount > 0:
+        hop, size = hop + 1, min(own, amount)
+        tail = jax.lax.slice_in_dim(x, own - size, own, axis=axis)
+        if hop < devices:
+            pieces.append(jax.lax.ppermute(tail, axis_name, [(i, i + hop) for i in range(devices - hop)]))
+        else:
+            pieces.append(jnp.zeros_like(tail))
+        amount -= size
+    return jnp.concatenate(pieces[::-1], axis=axis)
+
+
+def joined(x: jax.Array, axis_name: str | None, axis: int) -> jax.Array:
+    """All devices' parts of a split axis, side by side; inside `per_device`."""
+    return x if axis_name is None else jax.lax.all_gather(x, axis_name, axis=axis, tiled=True)
+
+
+def summed(x: jax.Array, axis_name: str | None) -> jax.Array:
+    """The sum over devices, on each of them; inside `per_device`."""
+    return x if axis_name is None else jax.lax.psum(x, axis_name)
+
+
+def summed_part(x: jax.Array, axis_name: str | None, axis: int) -> jax.Array:
+    """This device's part, along `axis`, of the sum over devices; inside `per_device`."""
+    if axis_name is None:
+        return x
+    return jax.lax.psum_scatter(x, axis_name, scatter_dimension=axis, tiled=True)
+
+
+def largest(x: jax.Array, axis_name: str | None) -> jax.Array:
+    """The maximum over devices, on each of them; without a gradient; inside `per_device`."""
+    return x if axis_name is None else jax.lax.pmax(jax.lax.stop_gradient(x), axis_name)
+
+
+def own_part(x: jax.Array, axis_name: str | None, axis: int) -> jax.Array:
+    """This device's part of what every device holds whole; inside `per_device`."""
+    if axis_name is None:
+        return x
+    size = x.shape[axis] // jax.lax.axis_size(axis_name)
+    return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(axis_name) * size, size, axis)
+
+
+def exchanged(x: jax.Array, axis_name: str | None, split: int, join: int) -> jax.Array:
+    """Parts of axis `split` go to their devices, which join what they receive along axis `join`."""
+    return x if axis_name is None else jax.lax.all_to_all(x, axis_name, split, join, tiled=True)
