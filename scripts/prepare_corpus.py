@@ -9,13 +9,17 @@ paths it takes the standard library of the running Python (about 30 MB, in a sec
 What is too large for one go is prepared in shards, by several processes, each shard apart. Killed, the same command
 goes on; the result is the same, byte for byte, for any number of workers. NAME=PATH names a source, so that sources
 can be weighted in training; input and folder may be URLs (gs://, s3://: extras [gs] and [s3]). Training reads a
-local folder: copy it there, or mount the bucket. On many machines: `python -m bltjax.data.beam`.
+local folder: copy it there, or mount the bucket. On many machines, as an Apache Beam pipeline (extra [beam]), the
+same bytes again: --beam takes its options.
 
     python scripts/prepare_corpus.py wiki=gs://mine/wiki/*.parquet web=crawl/*.jsonl.zst --folder corpora/large \
         --licenses wiki CC-BY-SA-4.0 --workers 16
+    python scripts/prepare_corpus.py gs://mine/crawl --folder gs://mine/corpus \
+        --beam='--runner=DataflowRunner --project=mine --temp_location=gs://mine/temp'
 """
 
 import dataclasses
+import shlex
 import sys
 from typing import Annotated, Any
 
@@ -23,7 +27,7 @@ import tyro
 
 from bltjax.data import sources
 from bltjax.data.prepare import prepare_shards
-from bltjax.data.slices import SHARD_BYTES, Given
+from bltjax.data.slices import SHARD_BYTES, Given, make_plan
 from bltjax.data.write import prepare
 
 
@@ -43,6 +47,8 @@ class Arguments:
     """Replace a corpus that stands in the folder."""
     workers: int | None = None
     """Processes that prepare shards; None: no shards, the corpus in one piece, by one process."""
+    beam: str | None = None
+    """Options of a Beam pipeline that prepares the shards; '' runs it on this machine."""
     shard_bytes: int = SHARD_BYTES
     """About how many bytes a shard holds."""
     licenses: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -71,11 +77,11 @@ def summary(folder: str, manifest: dict[str, Any]) -> str:
 
 
 def main(arguments: Arguments) -> None:
-    if arguments.workers is not None:
-        manifest = in_shards(arguments, arguments.workers)
+    if arguments.workers is not None or arguments.beam is not None:
+        manifest = in_shards(arguments)
     else:
         if arguments.licenses:
-            raise ValueError(f"licenses={arguments.licenses}: are noted for corpora in shards; give workers too.")
+            raise ValueError(f"licenses={arguments.licenses}: are noted for corpora in shards; give workers or beam.")
         documents = sources.read(arguments.paths) if arguments.paths else sources.embedded()
         if arguments.piece_bytes is not None:
             documents = sources.pieces(documents, arguments.piece_bytes)
@@ -83,12 +89,14 @@ def main(arguments: Arguments) -> None:
     print(summary(arguments.folder, manifest))
 
 
-def in_shards(arguments: Arguments, workers: int) -> dict[str, Any]:
+def in_shards(arguments: Arguments) -> dict[str, Any]:
     """Prepares shards; the manifest.
 
     Raises:
-      ValueError: for no paths, or a licence of a source that no path names.
+      ValueError: for both workers and beam, no paths, or a licence of a source that no path names.
     """
+    if arguments.workers is not None and arguments.beam is not None:
+        raise ValueError(f"workers={arguments.workers}, beam={arguments.beam!r}: give one of them.")
     if not arguments.paths:
         raise ValueError("paths: name files, folders or globs; the standard library is prepared in one piece.")
     given = [Given.parse(path, arguments.licenses) for path in arguments.paths]
@@ -100,16 +108,18 @@ def in_shards(arguments: Arguments, workers: int) -> dict[str, Any]:
         if done == count or done % max(1, count // 20) == 0:
             print(f"{stage.replace('_', ' ')}: {done:,} of {count:,}", flush=True)
 
-    return prepare_shards(
-        given,
-        arguments.folder,
-        workers,
-        arguments.overwrite,
-        show,
-        heldout_percent=arguments.heldout_percent,
-        piece_bytes=arguments.piece_bytes,
-        shard_bytes=arguments.shard_bytes,
-    )
+    sizes = {
+        "heldout_percent": arguments.heldout_percent,
+        "piece_bytes": arguments.piece_bytes,
+        "shard_bytes": arguments.shard_bytes,
+    }
+    if arguments.workers is not None:
+        return prepare_shards(given, arguments.folder, arguments.workers, arguments.overwrite, show, **sizes)
+    # Imported here: Beam is an extra.
+    from bltjax.data.beam import prepare_on_beam
+
+    options = shlex.split(arguments.beam or "")
+    return prepare_on_beam(make_plan(given, **sizes), arguments.folder, options, arguments.overwrite)
 
 
 if __name__ == "__main__":

@@ -53,6 +53,11 @@ class Job:
     def __init__(self, store: Store, plan: dict[str, Any]) -> None:
         self.store, self.plan = store, plan
 
+    @classmethod
+    def open(cls, store: Store) -> "Job":
+        """A preparation that was begun."""
+        return cls(store, json.loads(store.read("work/plan.json")))
+
     @property
     def slices(self) -> range:
         """Numbers of the slices."""
@@ -257,7 +262,7 @@ def begin(store: Store, plan: dict[str, Any], overwrite: bool = False) -> Job | 
     """
     names = store.names()
     if "manifest.json" in names and store.size("work/clearing") is None:
-        if json.loads(store.read("manifest.json")).get("plan") == _hash_of(plan):
+        if store.manifest().get("plan") == _hash_of(plan):
             store.remove("work")
             return None
         if not overwrite:
@@ -320,7 +325,7 @@ def prepare_shards(
     store = Store(folder)
     job = begin(store, make_plan(given, **plan), overwrite)
     if job is None:
-        return json.loads(store.read("manifest.json"))
+        return store.manifest()
     # Not forked: this process may have threads, of JAX among others.
     context = multiprocessing.get_context("spawn")
     with contextlib.ExitStack() as stack:

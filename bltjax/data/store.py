@@ -4,6 +4,7 @@ Writers need no lock. A file appears under its name when it is complete; two tha
 bytes, and the later of them wins. What is not complete lies in work/, which whoever finishes removes.
 """
 
+import json
 import os
 import shutil
 import uuid
@@ -74,6 +75,10 @@ class Store:
         file_system, there = self._place(name)
         file_system.put_file(str(path), there)
         path.unlink()
+
+    def manifest(self) -> dict[str, Any]:
+        """That of the corpus which lies here."""
+        return json.loads(self.read("manifest.json"))
 
     def names(self) -> list[str]:
         """The files and folders that lie directly in it, hidden ones too."""

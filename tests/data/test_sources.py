@@ -4,7 +4,9 @@ import os
 import sysconfig
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
+import pyarrow.ipc as ipc
 import pyarrow.parquet as parquet
 import pytest
 
@@ -218,3 +220,52 @@ def test_the_standard_library_is_a_corpus():
     assert sum(map(len, documents.values())) > 8_000_000
     assert [document.name for document in sources.embedded()] == list(documents)
     assert sum(read.origin["left_out"].values()) > 0
+
+
+@pytest.mark.parametrize("remote", [False, True], ids=["local", "url"])
+def test_a_saved_hugging_face_data_set_is_its_rows(tmp_path: Path, remote: bool):
+    # The layout that `DatasetDict.save_to_disk` leaves, with a cache file of `map` beside the data.
+    root = tmp_path / "saved"
+    for split in ("train", "test"):
+        folder = root / split
+        folder.mkdir(parents=True)
+        names = [f"data-{n:05d}-of-00002.arrow" for n in range(2)]
+        for name in [*names, "cache-0123456789abcdef.arrow"]:
+            table = pa.table({"text": [f"{split} {name}"]})
+            with ipc.new_stream(folder / name, table.schema) as writer:
+                writer.write_table(table)
+        (folder / "dataset_info.json").write_text(json.dumps({"license": "cc0-1.0", "features": {}}))
+        (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": name} for name in names]}))
+    (root / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    path = str(root)
+    if remote:
+        path = "memory://hub/saved"
+        memory = fsspec.filesystem("memory")
+        for file in root.rglob("*.*"):
+            memory.pipe_file(f"/hub/saved/{file.relative_to(root).as_posix()}", file.read_bytes())
+    found = sources.files([path])
+    assert found.licenses == ["cc0-1.0"]
+    assert found.left_out == {"descriptions of data sets": 7}
+    assert [document.data for document in sources.read([path])] == [
+        f"{split} data-{n:05d}-of-00002.arrow".encode() for split in ("test", "train") for n in range(2)
+    ]
+
+
+def test_urls_of_files_folders_and_globs():
+    memory = fsspec.filesystem("memory")
+    for name in ("b.txt", "a/1.txt", "a/2.md", ".hidden/3.txt"):
+        memory.pipe_file(f"/urls/{name}", name.encode())
+    found = {
+        path: [document.data.decode() for document in sources.read([f"memory://{path}"])]
+        for path in ("urls", "urls/b.txt", "urls/a/*.txt", "urls/**/*.md")
+    }
+    assert found == {
+        "urls": ["a/1.txt", "a/2.md", "b.txt"],
+        "urls/b.txt": ["b.txt"],
+        "urls/a/*.txt": ["a/1.txt"],
+        "urls/**/*.md": ["a/2.md"],
+    }
+    assert sources.read(["memory://urls"]).origin["left_out"] == {"hidden files and folders": 1}
+    for path in ("urls/c.txt", "urls/*.pdf"):
+        with pytest.raises(FileNotFoundError, match=r"memory://urls/.*(does not exist|matches no file)"):
+            sources.read([f"memory://{path}"])
