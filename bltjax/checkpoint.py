@@ -2,10 +2,12 @@
 
 A checkpoint holds the state (parameters, optimiser, step) and a record: the configuration, what was counted so far,
 the shapes, so that whatever does not fit is named before it is read, and checksums, since Orbax does not notice a
-flipped bit in an array. The data position is the step.
+flipped bit in an array. The checksums are made where the arrays lie, and are the same for every layout over devices
+and processes. The data position is the step.
 """
 
 import json
+import math
 import os
 import zlib
 from collections.abc import Callable, Collection, Mapping
@@ -13,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jaxtyping import Array, UInt32
 
 from bltjax.metrics import flat
+from bltjax.runtime import agree, together
 
 _STATE, _RECORD = "state", "record"
 
@@ -28,19 +33,20 @@ class Checkpoints:
     process died is not seen here, and is removed by the next save.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], keep: int = 2) -> None:
+    def __init__(self, folder: str | os.PathLike[str], keep: int = 2, keep_every: int | None = None) -> None:
         """
         Args:
           folder: is made by the first save.
           keep: how many of the newest to keep; with one, a damaged one leaves nothing to fall back to.
+          keep_every: those of steps that are multiples of it are kept for good besides; None: none.
         """
         self.folder = Path(folder).absolute()
-        self._keep = keep
+        self._keep, self._keep_every = keep, keep_every
         self._manager: ocp.CheckpointManager | None = None
 
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:
-            options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, create=True)
+            options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, keep_period=self._keep_every, create=True)
             self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=(_STATE, _RECORD))
         return self._manager
 
@@ -56,14 +62,27 @@ class Checkpoints:
         Args:
           state: a pytree of arrays. It may be donated or changed as soon as this returns.
           record: JSON values.
+
+        Raises:
+          OSError: when this one can't be begun, or the one before it could not be finished.
         """
-        if step in self._open().all_steps():
-            return
-        record = {**record, "shapes": _shapes(state), "checksums": _checksums(state)}
-        sealed = {"record": record, "checksum": _record_checksum(record)}
-        self._open().save(
-            step,
-            args=ocp.args.Composite(**{_STATE: ocp.args.StandardSave(state), _RECORD: ocp.args.JsonSave(sealed)}),
+        try:
+            if step in self._open().all_steps():
+                return
+            record = {**record, "shapes": _shapes(state), "checksums": checksums(state)}
+            sealed = {"record": record, "checksum": _record_checksum(record)}
+            self._open().save(
+                step,
+                args=ocp.args.Composite(**{_STATE: ocp.args.StandardSave(state), _RECORD: ocp.args.JsonSave(sealed)}),
+                force=True,  # whether to save is decided by the caller, on all processes alike
+            )
+        except Exception as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: Exception) -> OSError:
+        return OSError(
+            f"a checkpoint can't be written to {self.folder} ({_first_line(error)}): see to free space and to the "
+            "right to write there, then run the same command again; it goes on from the last one, which is intact."
         )
 
     def record(self, step: int) -> dict[str, Any]:
@@ -78,10 +97,17 @@ class Checkpoints:
             raise ValueError("the checksum of its record is wrong")
         return sealed["record"]
 
-    def _state(self, step: int, abstract_state: Any, checksums: Mapping[str, int]) -> Any:
+    def _state(self, step: int, abstract_state: Any, stored: Mapping[str, int]) -> Any:
         args = ocp.args.Composite(**{_STATE: ocp.args.StandardRestore(abstract_state)})
-        state = self._open().restore(step, args=args)[_STATE]
-        wrong = [path for path, value in _checksums(state).items() if checksums.get(path, value) != value]
+        state, failed = None, None
+        try:
+            state = self._open().restore(step, args=args)[_STATE]
+        except Exception as error:
+            failed = error
+        # Before anything that all processes must do: one alone may have met the damaged part.
+        agree(f"checkpoint-{step}", failed)
+        found = checksums(state)
+        wrong = [path for path, value in stored.items() if found[path] != value]
         if wrong:
             raise ValueError(f"the checksum of {', '.join(wrong)} is wrong")
         return state
@@ -102,7 +128,7 @@ class Checkpoints:
         steps = self.steps()
         for step in steps:
             try:
-                record = self.record(step)
+                record = together(f"record-{step}", lambda step=step: self.record(step))
             except Exception as error:  # Orbax raises many kinds; all of them mean that it can't be read
                 say(f"checkpoint {self.folder / str(step)} is damaged and is passed over ({_first_line(error)})")
                 continue
@@ -130,16 +156,26 @@ class Checkpoints:
         """Returns when all that was saved is on the disk.
 
         Raises:
-          Exception: what the writing thread raised, such as a full disk.
+          OSError: where it could not be written, such as for a full disk.
         """
         if self._manager is not None:
-            self._manager.wait_until_finished()
+            try:
+                self._manager.wait_until_finished()
+            except Exception as error:
+                raise self._failed(error) from error
 
     def close(self) -> None:
-        """Waits and lets go of the folder."""
+        """Waits and lets go of the folder.
+
+        Raises:
+          OSError: where what was saved last could not be written.
+        """
         if self._manager is not None:
-            self._manager.close()
-            self._manager = None
+            manager, self._manager = self._manager, None
+            try:
+                manager.close()
+            except Exception as error:
+                raise self._failed(error) from error
 
 
 def _first_line(error: Exception) -> str:
@@ -154,16 +190,29 @@ def _shapes(state: Any) -> dict[str, str]:
     }
 
 
-def _checksums(state: Any) -> dict[str, int]:
-    # Of arrays that are spread over processes nobody here has the whole.
+def checksums(state: Any) -> dict[str, int]:
+    """A checksum of each array of a state; every changed bit changes it, the layout over devices does not."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): zlib.crc32(
-            np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data
-        )
-        for path, leaf in leaves
-        if leaf.is_fully_addressable
-    }
+    sums = np.asarray(_sums([leaf for _, leaf in leaves]))
+    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+    return {name: int(value) for name, value in zip(names, sums, strict=True)}
+
+
+@jax.jit
+def _sums(leaves: list[Array]) -> UInt32[Array, "leaves"]:
+    return jnp.stack([_sum(leaf) for leaf in leaves])
+
+
+def _sum(x: Array) -> UInt32[Array, ""]:
+    # The sum, modulo 2^32, of the mixed bits of every element and its place: additions may come in any order.
+    bits = jax.lax.bitcast_convert_type(x, {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize])
+    mixed = bits.astype(jnp.uint32)
+    for axis in range(x.ndim):
+        stride = np.uint32(math.prod(x.shape[axis + 1 :]) * 0x9E3779B1 % 2**32)
+        mixed += jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis) * stride
+    for factor in (0x85EBCA6B, 0xC2B2AE35):
+        mixed = (mixed ^ (mixed >> 15)) * np.uint32(factor)
+    return jnp.sum(mixed ^ (mixed >> 16), dtype=jnp.uint32)
 
 
 def _record_checksum(record: Mapping[str, Any]) -> int:
@@ -179,7 +228,7 @@ def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], may_differ
     a, b = flat(stored), flat(wanted)
     out = []
     for key in sorted(a.keys() | b.keys()):
-        if any(key == free or key.startswith(free + "/") for free in may_differ):
+        if is_free(key, may_differ):
             continue
         if key not in b:
             out.append(f"{key}: {a[key]!r} before, absent now")
@@ -188,6 +237,11 @@ def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], may_differ
         elif a[key] != b[key]:
             out.append(f"{key}: {a[key]!r} before, {b[key]!r} now")
     return out
+
+
+def is_free(key: str, may_differ: Collection[str]) -> bool:
+    """Whether a key, or a group that it is in, is among those that may differ."""
+    return any(key == free or key.startswith(free + "/") for free in may_differ)
 
 
 def check_same(
@@ -202,7 +256,8 @@ def check_same(
     if found:
         raise ValueError(
             f"{where} belongs to a run with another configuration:\n  " + "\n  ".join(found) + "\n"
-            "Go on with the configuration it was started with, or give this run a folder of its own."
+            "Go on with the configuration it was started with, name in --allow-change what may change, or give this "
+            "run a folder of its own."
         )
 
 

@@ -218,11 +218,8 @@ class TokenTransformerConfig(LanguageModelConfig):
 ModelConfig = BLTConfig | EntropyModelConfig | ByteTransformerConfig | TokenTransformerConfig
 
 FAMILIES: dict[str, type] = {
-    "blt": BLTConfig,
-    "entropy": EntropyModelConfig,
-    "byte": ByteTransformerConfig,
-    "token": TokenTransformerConfig,
-}
+    "blt": BLTConfig, "entropy": EntropyModelConfig, "byte": ByteTransformerConfig, "token": TokenTransformerConfig
+}  # fmt: skip
 
 
 def family_of(model: ModelConfig) -> str:
@@ -279,17 +276,20 @@ class OptimConfig:
     epsilon: float = 1e-8
     weight_decay: float = 0.1
     clip_norm: float = 1.0  # on the global norm, after accumulation
+    first_moment: Literal["float32", "bfloat16"] = "float32"  # how it is kept between steps
+    spike_deviations: float | None = None  # a loss or gradient norm so far above the mean is skipped; None: none is
+    spike_steps: int = 128  # over how many steps mean and deviation are taken
 
     def __post_init__(self) -> None:
         _check_choices(self, "optim.")
-        for name in ("peak_rate", "epsilon", "clip_norm"):
-            _require(getattr(self, name) > 0, f"optim.{name}", getattr(self, name), "must be positive.")
-        _at_least(self, "optim.", warmup_steps=0)
+        for name in ("peak_rate", "epsilon", "clip_norm", "spike_deviations"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, f"optim.{name}", value, "must be positive.")
+        _at_least(self, "optim.", warmup_steps=0, weight_decay=0, spike_steps=2)
         _require(0 <= self.final_fraction <= 1, "optim.final_fraction", self.final_fraction, "must lie in 0 .. 1.")
         _require(0 < self.decay_fraction <= 1, "optim.decay_fraction", self.decay_fraction, "must lie in (0, 1].")
         _require(0 <= self.beta1 < 1, "optim.beta1", self.beta1, "must lie in [0, 1).")
         _require(0 <= self.beta2 < 1, "optim.beta2", self.beta2, "must lie in [0, 1).")
-        _require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "must not be negative.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -320,10 +320,12 @@ class TrainConfig:
     accumulation: int = 1  # micro-batches a step; must divide rows.batch
     seed: int = 0  # of the initial parameters
     log_every: int = 10  # steps
-    checkpoint_every: int = 200  # steps
+    checkpoint_every: int = 200  # steps; the newest two of these are kept
+    keep_every: int | None = None  # steps; a checkpoint that is kept for good
+    max_skips: int = 3  # steps in a row without an update, at which the run ends
 
     def __post_init__(self) -> None:
-        _at_least(self, steps=1, accumulation=1, log_every=1, checkpoint_every=1)
+        _at_least(self, steps=1, accumulation=1, log_every=1, checkpoint_every=1, keep_every=1, max_skips=1)
         batch, pieces, warmup = self.rows.batch, self.accumulation, self.optim.warmup_steps
         _require(batch % pieces == 0, "accumulation", pieces, f"must divide rows.batch, {batch}.")
         _require(warmup <= self.steps, "optim.warmup_steps", warmup, f"must not exceed steps, {self.steps}.")
@@ -336,9 +338,8 @@ def to_dict(config: Any) -> dict[str, Any]:
     out: dict[str, Any] = {"family": family_of(config)} if type(config) in FAMILIES.values() else {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            value = to_dict(value)
-        out[field.name] = list(value) if isinstance(value, tuple) else value
+        plain = to_dict(value) if dataclasses.is_dataclass(value) else value
+        out[field.name] = list(plain) if isinstance(plain, tuple) else plain
     return out
 
 
@@ -396,5 +397,4 @@ def config_hash(config: Any) -> str:
         return int(float(text)) if float(text).is_integer() else float(text)
 
     values = json.loads(json.dumps(to_dict(config)), parse_float=number)
-    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]

@@ -175,15 +175,20 @@ class Progress:
     """One line about a run: rewritten in place on a terminal, printed now and then elsewhere."""
 
     def __init__(
-        self, label: str = "", stream: TextIO | io.TextIOBase | None = None, every_seconds: float = 10.0
+        self,
+        label: str = "",
+        stream: TextIO | io.TextIOBase | None = None,
+        every_seconds: float = 10.0,
+        silent: bool = False,
     ) -> None:
         """
         Args:
           label: put in front of the line.
           stream: where to; None: standard error.
           every_seconds: at most one line in this time where the stream is no terminal (the last step always).
+          silent: shows nothing; for all processes of a run but the first.
         """
-        self._stream = sys.stderr if stream is None else stream
+        self._stream = io.StringIO() if silent else sys.stderr if stream is None else stream
         self._terminal = self._stream.isatty()
         self._label = f"{label}: " if label else ""
         self._every = every_seconds
@@ -199,9 +204,10 @@ class Progress:
         self._last = now
         rate = row["timing"]["bytes_per_second"]
         seconds = row["timing"]["seconds_per_step"] * (total_steps - row["step"])
+        bits = "-" if row["bits_per_byte"] is None else f"{row['bits_per_byte']:.4f}"
         text = (
             f"{self._label}step {row['step']:,}/{total_steps:,}  {readable(row['bytes_seen'], 'B')}  "
-            f"{row['bits_per_byte']:.4f} bits/byte  {readable(rate, 'B/s')}  {duration(seconds)} left"
+            f"{bits} bits/byte  {readable(rate, 'B/s')}  {duration(seconds)} left"
         )
         if self._terminal:
             self._stream.write("\r" + text.ljust(self._width))

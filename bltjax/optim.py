@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from bltjax.config import OptimConfig
 
@@ -49,7 +49,7 @@ def learning_rate(config: OptimConfig, step: int, total_steps: int) -> float:
 
 
 class AdamWState(NamedTuple):
-    """Moments of the gradient, float32, each laid out like the parameters, and the number of updates made."""
+    """Moments of the gradient, each laid out like the parameters, and the number of updates made."""
 
     count: Int[Array, ""]
     mean: Any
@@ -65,13 +65,15 @@ def adamw(config: OptimConfig) -> optax.GradientTransformationExtraArgs:
     as a chain of optax's own parts takes twice as long on a CPU and two more copies of the parameters.
 
     Args:
-      config: betas, epsilon, decay and clip norm are read; rate and schedule are the caller's.
+      config: betas, epsilon, decay, clip norm and the type of the first moment are read; rate and schedule are the
+        caller's.
     """
     beta1, beta2 = config.beta1, config.beta2
+    kept = jnp.dtype(config.first_moment)
 
     def init(params: Any) -> AdamWState:
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        return AdamWState(jnp.zeros((), jnp.int32), zeros, jax.tree.map(jnp.zeros_like, params))
+        mean = jax.tree.map(lambda p: jnp.zeros_like(p, dtype=kept), params)
+        return AdamWState(jnp.zeros((), jnp.int32), mean, jax.tree.map(jnp.zeros_like, params))
 
     def update(
         updates: Any, state: AdamWState, params: Any = None, *, rate: Float[Array, ""] | float, **_: Any
@@ -85,13 +87,49 @@ def adamw(config: OptimConfig) -> optax.GradientTransformationExtraArgs:
 
         def one(p: Array, g: Array, mean: Array, square: Array) -> tuple[Array, Array, Array]:
             g = g * scale
-            mean = beta1 * mean + (1 - beta1) * g
+            mean = beta1 * mean.astype(g.dtype) + (1 - beta1) * g
             square = beta2 * square + (1 - beta2) * (g * g)
             direction = mean / unbias1 / (jnp.sqrt(square / unbias2) + config.epsilon) + config.weight_decay * p
-            return -rate * direction, mean, square
+            return -rate * direction, mean.astype(kept), square  # this update takes the mean before it is rounded
 
         done = jax.tree.map(one, params, updates, state.mean, state.square)
         step, mean, square = (jax.tree.map(lambda _, d, i=i: d[i], params, done) for i in range(3))
         return step, AdamWState(count, mean, square)
 
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
+
+
+class Recent(NamedTuple):
+    """The losses and gradient norms of the last steps that trained, in a ring."""
+
+    count: Int[Array, ""]  # of steps ever put in
+    values: Float[Array, "2 steps"]  # nats per byte; norms
+
+
+def no_recent(config: OptimConfig) -> Recent | None:
+    """Nothing yet; None where spikes are not looked for."""
+    if config.spike_deviations is None:
+        return None
+    return Recent(jnp.zeros((), jnp.int32), jnp.zeros((2, config.spike_steps), jnp.float32))
+
+
+def judge(
+    config: OptimConfig, recent: Recent | None, loss: Float[Array, ""], norm: Float[Array, ""]
+) -> tuple[Bool[Array, ""], Recent | None]:
+    """Whether a step is sound, so that its update may be made; and what is known of the last steps thereafter.
+
+    A step is sound if loss and gradient norm are finite and, where `config.spike_deviations` is set and as many steps
+    as `config.spike_steps` have trained, neither is so many standard deviations above its mean over the last of them.
+
+    Args:
+      loss: nats per byte.
+      norm: of the gradient, before clipping.
+    """
+    sound = jnp.isfinite(loss) & jnp.isfinite(norm)
+    if recent is None or config.spike_deviations is None:
+        return sound, recent
+    new = jnp.stack([loss, norm])
+    limit = jnp.mean(recent.values, axis=1) + config.spike_deviations * jnp.std(recent.values, axis=1)
+    sound &= jnp.all(new <= limit) | (recent.count < config.spike_steps)
+    put = recent.values.at[:, recent.count % config.spike_steps].set(new)
+    return sound, Recent(recent.count + sound, jnp.where(sound, put, recent.values))

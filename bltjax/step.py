@@ -9,16 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Array, Bool, Float, Int
 
 from bltjax import families
 from bltjax.batch import Batch
 from bltjax.config import BLTConfig, ModelConfig, OptimConfig
 from bltjax.loss import Sums, loss_sums, real_bytes, row_sums
-from bltjax.optim import adamw
+from bltjax.optim import adamw, judge, no_recent
 from bltjax.patching.patches import Patches
-from bltjax.sharding import batch_ways, parameter_shardings, put_batch, replicated
+from bltjax.sharding import batch_ways, parameter_shardings, partition_spec, put_batch, replicated
 
 
 @chex.dataclass
@@ -27,7 +27,8 @@ class TrainState:
 
     params: Any
     opt_state: Any
-    step: Any  # int32, steps taken
+    step: Any  # int32, steps taken, those whose update was skipped included
+    recent: Any = None  # optim.Recent, where spikes are looked for
 
 
 @chex.dataclass
@@ -38,6 +39,8 @@ class StepMetrics:
     gradient_norm: Float[Array, ""]  # before clipping
     positions: Int[Array, ""]  # scored targets
     patches: Int[Array, ""]  # patches among the inputs; 0 for flat families
+    skipped: Bool[Array, ""]  # whether loss or gradient were not finite, or a spike: then nothing was changed
+    wish: Int[Array, ""]  # the greatest that any process gave
 
 
 def _logits(model: ModelConfig, slots: int | None, params: Any, batch: Batch) -> Any:
@@ -63,6 +66,7 @@ class TrainStep:
 
     The loss is the sum of nats over all scored targets of the global batch, divided by the raw bytes that they stand
     for: over micro-batches and devices alike, so neither changes a gradient. Gradients are clipped after that sum.
+    Where `optim.judge` finds a step unsound, parameters and moments stay as they are.
     """
 
     def __init__(
@@ -71,13 +75,15 @@ class TrainStep:
         self.mesh = mesh
         self._ways = accumulation * batch_ways(mesh)
         self._accumulation = accumulation
+        self._wishes: dict[int, jax.Array] = {}
         optimizer = adamw(optim)
 
         def initialize(key: Array) -> TrainState:
             params = families.initialize(model, key)
-            return TrainState(params=params, opt_state=optimizer.init(params), step=jnp.zeros((), jnp.int32))
+            zero = jnp.zeros((), jnp.int32)
+            return TrainState(params=params, opt_state=optimizer.init(params), step=zero, recent=no_recent(optim))
 
-        def step(state: TrainState, batch: Batch, rate: Array) -> tuple[TrainState, StepMetrics]:
+        def step(state: TrainState, batch: Batch, rate: Array, wish: Array) -> tuple[TrainState, StepMetrics]:
             count = jnp.maximum(real_bytes(batch.targets, batch.target_bytes), 1).astype(jnp.float32)
             if accumulation == 1:
                 gradients, sums = _gradients(model, slots, state.params, batch, count)
@@ -92,20 +98,30 @@ class TrainStep:
                 (gradients, sums), _ = jax.lax.scan(add, zeros, micro)
             gradients = jax.lax.with_sharding_constraint(gradients, self.shardings.params)
             updates, opt_state = optimizer.update(gradients, state.opt_state, state.params, rate=rate)
+            norm = optax.tree.norm(gradients)
+            sound, recent = judge(optim, state.recent, (sums.byte_nats + sums.special_nats) / count, norm)
             metrics = StepMetrics(
                 sums=sums,
-                gradient_norm=optax.tree.norm(gradients),
+                gradient_norm=norm,
                 positions=jnp.sum(batch.targets >= 0, dtype=jnp.int32),
                 patches=jnp.sum(0 if batch.starts is None else batch.starts[:, :-1], dtype=jnp.int32),
+                skipped=~sound,
+                wish=jnp.max(wish),
             )
-            params = optax.apply_updates(state.params, updates)
-            return TrainState(params=params, opt_state=opt_state, step=state.step + 1), metrics
+            # Outermost, so that XLA takes the choice into the pass over each array, and no sum is rounded otherwise.
+            params, opt_state = jax.tree.map(
+                lambda new, old: jnp.where(sound, new, old),
+                (optax.apply_updates(state.params, updates), opt_state),
+                (state.params, state.opt_state),
+            )
+            return TrainState(params=params, opt_state=opt_state, step=state.step + 1, recent=recent), metrics
 
         abstract = jax.eval_shape(initialize, jax.random.key(0))
         whole = replicated(mesh)
         split = parameter_shardings(abstract.params, mesh)
         opt_state = abstract.opt_state._replace(mean=split, square=split, count=whole)
-        self.shardings = TrainState(params=split, opt_state=opt_state, step=whole)
+        recent = jax.tree.map(lambda _: whole, abstract.recent)
+        self.shardings = TrainState(params=split, opt_state=opt_state, step=whole, recent=recent)
         self._abstract = abstract
         # The random numbers of each parameter are a program of their own. On a CPU, optimising those takes longer than
         # the faster drawing of less than some ten million numbers, once, wins back.
@@ -145,19 +161,29 @@ class TrainStep:
             self.shardings,
         )
 
-    def __call__(self, state: TrainState, batch: Batch, rate: float) -> tuple[TrainState, StepMetrics]:
+    def __call__(self, state: TrainState, batch: Batch, rate: float, wish: int = 0) -> tuple[TrainState, StepMetrics]:
         """One step; the state given is used up.
 
         Args:
           batch: this process's rows of the global batch, on the host.
           rate: the learning rate.
+          wish: what this process would like all to do after this step; the metrics have the greatest of all wishes.
 
         Raises:
           ValueError: when the rows do not divide over micro-batches and devices.
         """
         self.check_rows(batch.ids.shape[0] * jax.process_count())
         with jax.set_mesh(self.mesh):
-            return self._step(state, put_batch(batch, self.mesh), np.float32(rate))
+            return self._step(state, put_batch(batch, self.mesh), np.float32(rate), self._on_each_device(wish))
+
+    def _on_each_device(self, value: int) -> jax.Array:
+        # Each process can give its own: so it is no scalar, of which all must give the same.
+        if value not in self._wishes:
+            shape = (batch_ways(self.mesh), self.mesh.shape["model"], self.mesh.shape["sequence"])
+            sharding = NamedSharding(self.mesh, partition_spec(("batch", "heads", "bytes")))
+            one = np.full((1, 1, 1), value, np.int32)
+            self._wishes[value] = jax.make_array_from_callback(shape, sharding, lambda index: one)
+        return self._wishes[value]
 
 
 def compile_step(
@@ -169,7 +195,7 @@ def compile_step(
       optim: its rate and schedule make no difference: they come in with each call.
       slots: patches of a row, for BLT.
     """
-    read = ("beta1", "beta2", "epsilon", "weight_decay", "clip_norm")
+    read = ("beta1", "beta2", "epsilon", "weight_decay", "clip_norm", "first_moment", "spike_deviations", "spike_steps")
     optim = OptimConfig(**{name: getattr(optim, name) for name in read})
     return _compile_step(model, optim, mesh, accumulation, slots if isinstance(model, BLTConfig) else None)
 

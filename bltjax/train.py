@@ -10,76 +10,29 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
-from bltjax.batch import Batch
 from bltjax.checkpoint import Checkpoints, check_same
-from bltjax.config import BLTConfig, ModelConfig, TrainConfig, from_dict, to_dict
+from bltjax.claim import Claim, about_run, data_identity, read_config
+from bltjax.config import BLTConfig, TrainConfig
 from bltjax.data.pipeline import train_batches
 from bltjax.data.views import Source
-from bltjax.loss import Sums, bits_per_byte
+from bltjax.evaluate import Score, evaluate
 from bltjax.metrics import Journal, Progress, Row, replace_file, trackers
 from bltjax.optim import learning_rate
-from bltjax.runtime import Stopped, StopRequest, is_first_process, stop_on_signals
-from bltjax.sharding import make_mesh, mesh_of, shard_params
-from bltjax.step import StepMetrics, TrainState, TrainStep, compile_score, compile_step
+from bltjax.runtime import Stopped, StopRequest, gather, is_first_process, stop_on_signals, together
+from bltjax.sharding import make_mesh
+from bltjax.step import StepMetrics, TrainState, TrainStep, compile_step
+from bltjax.tally import Tally
 
-MAY_DIFFER = ("checkpoint_every", "mesh")  # what a run may go on with although it was begun otherwise
+__all__ = ["RunResult", "Score", "data_identity", "evaluate", "fit", "load_params"]
 
-
-@dataclasses.dataclass
-class Tally:
-    """What a run has counted so far; it lies in the checkpoints. The interval is that since the last row of metrics."""
-
-    bytes_seen: int = 0  # raw bytes trained on
-    device_seconds: float = 0.0  # taken by steps, times devices; compiling, saving and scoring are left out
-    positions: int = 0  # scored targets
-    patches: int = 0
-    steps: int = 0  # of the interval, like all that follows
-    seconds: float = 0.0
-    gradient_norms: float = 0.0
-    sums: dict[str, float] = dataclasses.field(default_factory=dict)
-
-    def add(self, metrics: StepMetrics, seconds: float, devices: int) -> None:
-        """Counts one step, from its metrics on the host."""
-        counts = {"positions": int(metrics.positions), "patches": int(metrics.patches)}
-        nats = {name: float(getattr(metrics.sums, name)) for name in ("byte_nats", "special_nats")}
-        of_nats = {name: int(getattr(metrics.sums, name)) for name in ("bytes", "specials")}
-        for name, value in {**nats, **of_nats, **counts}.items():
-            self.sums[name] = self.sums.get(name, 0) + value
-        self.bytes_seen += of_nats["bytes"]
-        self.positions += counts["positions"]
-        self.patches += counts["patches"]
-        self.gradient_norms += float(metrics.gradient_norm)
-        self.steps += 1
-        self.seconds += seconds
-        self.device_seconds += seconds * devices
-
-    def row(self, step: int, rate: float, room: Mapping[str, int]) -> dict[str, Any]:
-        """Closes the interval and gives its row; all of it but "timing" is the same however often a run was killed."""
-        sums, steps, seconds = self.sums, self.steps, max(self.seconds, 1e-9)
-        row = {
-            "step": step,
-            "bytes_seen": self.bytes_seen,
-            "bits_per_byte": bits_per_byte(sums["byte_nats"], int(sums["bytes"])),
-            "gradient_norm": self.gradient_norms / steps,
-            "rate": rate,
-            "sums": {name: sums[name] for name in ("byte_nats", "bytes", "special_nats", "specials")},
-            "fill": {name: sums[name] / (steps * places) for name, places in room.items()},
-            "timing": {
-                "seconds": seconds,
-                "seconds_per_step": seconds / steps,
-                "bytes_per_second": sums["bytes"] / seconds,
-            },
-        }
-        self.steps, self.seconds, self.gradient_norms, self.sums = 0, 0.0, 0.0, {}
-        return row
+_SAVE, _STOP = 1, 2  # wishes, which all processes see with the metrics of a step and follow after the same one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,13 +57,17 @@ def fit(
     progress: Progress | None = None,
     track: Sequence[str] = (),
     checkpoint_seconds: float = math.inf,
+    grace_seconds: float | None = None,
+    allow_change: Sequence[str] = (),
     devices: Sequence[Any] | None = None,
 ) -> RunResult:
     """Trains, or goes on training, or finds that all is done.
 
-    The folder gets config.json, metrics.jsonl (a row every config.log_every steps, and a last one) and checkpoints/.
-    An earlier part of the same run that lies there is gone on with: parameters and rows end up as if it had never been
-    stopped, to the bit on the same number and kind of devices; only "timing" differs.
+    The folder gets config.json, metrics.jsonl (a row every config.log_every steps, and a last one), checkpoints/, and
+    bad_batches.json where a run ends for losses that are not finite. An earlier part of the same run that lies there is
+    gone on with: parameters and rows end up as if it had never been stopped, to the bit on the same number and kind of
+    devices; only "timing" differs. Where there are several processes all of them call this, with equal arguments, and
+    the first one writes.
 
     Args:
       source: where the rows come from; made for config.rows.
@@ -119,40 +76,52 @@ def fit(
       progress: where to show how far it is; None: standard error.
       track: further places for the metrics, of `metrics.TRACKERS`.
       checkpoint_seconds: saves after this time too, not only every config.checkpoint_every steps.
+      grace_seconds: how long saving may take after SIGTERM, where `stop` is None; see `runtime.stop_on_signals`.
+      allow_change: keys of the configuration that may differ from what the run was begun with; see `claim.Claim`.
       devices: to use; None: all.
 
     Raises:
       ValueError: when config, data or shapes are not those that the folder was begun with, or rows do not fit.
-      FloatingPointError: when a loss or gradient is not finite, naming the step. Earlier checkpoints stay.
+      FloatingPointError: when the updates of config.max_skips steps in a row were skipped, for losses or gradients that
+        are not finite or spikes, naming steps and rows. Earlier checkpoints stay, none is made.
+      BlockingIOError: while another process trains in this folder.
+      OSError: when the folder can't be written to, or a checkpoint not be finished; earlier ones stay.
       Stopped: when it was asked to stop; the state is saved.
     """
     if stop is None:
-        with stop_on_signals() as stop:
+        with stop_on_signals(grace_seconds) as stop:
             return fit(
                 config, source, folder, on_step=on_step, stop=stop, progress=progress, track=track,
-                checkpoint_seconds=checkpoint_seconds, devices=devices,
+                checkpoint_seconds=checkpoint_seconds, allow_change=allow_change, devices=devices,
             )  # fmt: skip
     rows = dataclasses.replace(source.config, batch=config.rows.batch, seed=config.rows.seed)
     if config.rows.bytes != rows.bytes or config.rows.slots not in (None, rows.slots):
         raise ValueError(f"rows={config.rows}: the source was made for {source.config}.")
     config = dataclasses.replace(config, rows=rows)
-    progress = Progress() if progress is None else progress
+    if progress is None or not is_first_process():
+        progress = Progress(silent=not is_first_process())
     run = _Run(config, source, Path(folder), on_step, progress, checkpoint_seconds, devices)
+    claim = run.claim(allow_change)
     try:
-        state = run.restore()
-        if run.step < config.steps:
-            state = run.train(state, stop, track)
+        try:
+            state = run.restore()
+            if run.step < config.steps:
+                state = run.train(state, stop, track)
+        finally:
+            progress.end()
+            run.checkpoints.close()
     finally:
-        progress.end()
-        run.checkpoints.close()
+        if claim is not None:
+            claim.release()
     tally, room = run.tally, run.room
+    trained = max(1, config.steps - tally.skipped)
     return RunResult(
         config=config,
         folder=run.folder,
         params=state.params,
         bytes_seen=tally.bytes_seen,
         device_seconds=tally.device_seconds,
-        fill={name: getattr(tally, name) / (config.steps * places) for name, places in room.items()},
+        fill={name: getattr(tally, name) / (trained * places) for name, places in room.items()},
     )
 
 
@@ -174,19 +143,33 @@ class _Run:
         # Whatever does not fit is found before anything is written.
         self.train_step: TrainStep = compile_step(config.model, config.optim, self.mesh, config.accumulation, slots)
         self.train_step.check_rows(config.rows.batch)
-        self.about = _claim(folder, config, source)
-        self.checkpoints = Checkpoints(folder / "checkpoints")
+        self.about = about_run(config, source)
+        self.may_differ: Sequence[str] = ()
+        self.checkpoints = Checkpoints(folder / "checkpoints", keep_every=config.keep_every)
         self.room = {"positions": config.rows.batch * source.length}  # of one step
         if slots is not None:
             self.room["patches"] = config.rows.batch * slots
         self.step, self.tally = 0, Tally()
         self.pending: deque[tuple[int, float, StepMetrics]] = deque()
+        self.agreed = 0
         self.mark = self.saved = time.perf_counter()
+
+    def claim(self, allow_change: Sequence[str]) -> Claim | None:
+        identity = hashlib.sha256(json.dumps(self.about, sort_keys=True).encode()).hexdigest()
+        others = [i for i, other in enumerate(gather("identity", identity)) if other != identity]
+        if others:
+            raise ValueError(
+                f"processes {', '.join(map(str, others))} have another configuration or other data than this one: "
+                "start all with the same arguments, and give all the same corpus."
+            )
+        claim = together("claim", lambda: Claim(self.folder, self.about, allow_change), first_only=True)
+        self.may_differ = gather("may differ", None if claim is None else claim.may_differ)[0]
+        return claim
 
     def restore(self) -> TrainState:
         found = self.checkpoints.restore(
             self.train_step.abstract_state,
-            lambda record: check_same(record["about"], self.about, str(self.checkpoints.folder), MAY_DIFFER),
+            lambda record: check_same(record["about"], self.about, str(self.checkpoints.folder), self.may_differ),
             self.progress.say,
         )
         if found is None:
@@ -199,27 +182,31 @@ class _Run:
 
     def train(self, state: TrainState, stop: StopRequest, track: Sequence[str]) -> TrainState:
         config, total, first = self.config, self.config.steps, self.step
+        saves = (config.checkpoint_every, config.keep_every)
         batches = train_batches(self.source, config.rows, first, jax.process_index(), jax.process_count())
         with _Rows(self, track) as rows:
             while self.step < total:
-                if stop.requested:
+                wish = _STOP if stop.requested else _SAVE if self.late() else 0
+                if jax.process_count() == 1:
+                    self.agreed = wish
+                if self.agreed == _STOP:
                     self.collect(rows, 0)
                     self.save(state, rows)
                     self.checkpoints.wait()
                     raise Stopped(
-                        f"stopped by {stop.reason} at step {self.step:,} of {total:,}; the state is saved in "
-                        f"{self.folder}: run the same command again to go on from there."
+                        f"stopped by {stop.reason or 'another process'} at step {self.step:,} of {total:,}; the state "
+                        f"is saved in {self.folder}: run the same command again to go on from there."
                     )
                 rate = learning_rate(config.optim, self.step, total)
-                state, metrics = self.train_step(state, next(batches), rate)
+                state, metrics = self.train_step(state, next(batches), rate, wish)
                 if self.step == first:
                     self.mark = time.perf_counter()  # the first call returns when the program is compiled
                 self.step += 1
                 self.pending.append((self.step, rate, metrics))
                 # The metrics of a step are waited for when the next one is on its way: the devices never wait for us.
                 self.collect(rows, 1)
-                late = time.perf_counter() - self.saved > self.checkpoint_seconds
-                if self.step == total or self.step % config.checkpoint_every == 0 or late:
+                due = any(every is not None and self.step % every == 0 for every in saves)
+                if due or self.step == total or self.agreed == _SAVE:
                     self.collect(rows, 0)
                     self.save(state, rows)
             self.checkpoints.wait()
@@ -230,19 +217,39 @@ class _Run:
             step, rate, metrics = self.pending.popleft()
             metrics = jax.device_get(metrics)
             now = time.perf_counter()
-            nats = float(metrics.sums.byte_nats) + float(metrics.sums.special_nats)
-            if not (math.isfinite(nats) and math.isfinite(metrics.gradient_norm)):
-                raise FloatingPointError(
-                    f"step {step:,}: the loss is {nats} nats, the norm of its gradient {metrics.gradient_norm}. "
-                    f"Nothing was saved since the last checkpoint in {self.checkpoints.folder}. Lower "
-                    f"optim.peak_rate, now {self.config.optim.peak_rate:g}, or lengthen optim.warmup_steps."
-                )
-            self.tally.add(metrics, now - self.mark, self.mesh.size)
+            self.agreed = max(self.agreed, int(metrics.wish))
+            self.tally.add(step, metrics, now - self.mark, self.mesh.size)
             self.mark = now
+            self.check_sound()
             if step % self.config.log_every == 0 or step == self.config.steps:
                 rows.write(self.tally.row(step, rate, self.room))
 
+    def late(self) -> bool:
+        # One clock decides for all processes.
+        return is_first_process() and time.perf_counter() - self.saved > self.checkpoint_seconds
+
+    def check_sound(self) -> None:
+        """Ends a run that no longer trains."""
+        bad = self.tally.bad
+        if len(bad) < self.config.max_skips:
+            return
+        batch, order = self.config.rows.batch, self.source.order(self.config.rows.seed)
+        rows = {b["step"]: [int(order.row(k)) for k in range((b["step"] - 1) * batch, b["step"] * batch)] for b in bad}
+        path = self.folder / "bad_batches.json"
+        if is_first_process():
+            replace_file(path, json.dumps([{**b, "rows": rows[b["step"]]} for b in bad], indent=1).encode())
+        last = bad[-1]
+        named = ", ".join(map(str, rows[last["step"]][:32])) + (", ..." if batch > 32 else "")
+        raise FloatingPointError(
+            f"step {last['step']:,}: no update for {len(bad)} steps in a row; the loss is {last['nats_per_byte']} nats "
+            f"per byte, the norm of its gradient {last['gradient_norm']}. The batch has the rows {named} of the "
+            f"training split; {path} has those of all these steps. Nothing was saved since the last checkpoint in "
+            f"{self.checkpoints.folder}. Lower optim.peak_rate, now {self.config.optim.peak_rate:g}, lengthen "
+            "optim.warmup_steps, or look at these rows."
+        )
+
     def save(self, state: TrainState, rows: "_Rows") -> None:
+        self.agreed = 0
         rows.sync()
         record = {"about": self.about, "step": self.step, "tally": dataclasses.asdict(self.tally)}
         self.checkpoints.save(self.step, state, record)
@@ -292,10 +299,7 @@ def load_params(folder: str | Path, mesh: Mesh | None = None) -> tuple[TrainConf
       ValueError: for checkpoints that are damaged or do not fit.
     """
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} holds no run (no config.json): name the folder of a training run.")
-    about = json.loads((folder / "config.json").read_bytes())
-    config = from_dict(TrainConfig, {key: value for key, value in about.items() if key != "data"})
+    config = read_config(folder)
     mesh = make_mesh(devices=jax.devices()[:1]) if mesh is None else mesh
     step = compile_step(config.model, config.optim, mesh, slots=config.rows.slots)
     checkpoints = Checkpoints(folder / "checkpoints")
@@ -307,93 +311,3 @@ def load_params(folder: str | Path, mesh: Mesh | None = None) -> tuple[TrainConf
         raise FileNotFoundError(f"{folder} has no checkpoint yet: let the run go on until it has saved one.")
     state, record = found
     return config, state.params, record["step"]
-
-
-def data_identity(source: Source) -> dict[str, Any]:
-    """What the data of a run is known by: its size, and hashes of its documents and of how rows are cut from them."""
-    arrays = {
-        "documents": source.documents.digests,
-        "rows": source.rows.units,
-        "patches": getattr(source, "stream_starts", None),
-    }
-    hashes = {
-        name: hashlib.sha256(array.tobytes()).hexdigest()[:16] for name, array in arrays.items() if array is not None
-    }
-    return {"bytes": source.documents.total_bytes, **hashes}
-
-
-def _claim(folder: Path, config: TrainConfig, source: Source) -> dict[str, Any]:
-    """Writes config.json, or compares with the one that is there."""
-    about = {**to_dict(config), "data": data_identity(source)}
-    path = folder / "config.json"
-    if path.exists():
-        try:
-            stored = json.loads(path.read_bytes())
-        except ValueError as error:
-            raise ValueError(f"{path} is not JSON ({error}): restore it, or give this run another folder.") from error
-        check_same(stored, about, str(folder), MAY_DIFFER)
-    elif (folder / "metrics.jsonl").exists() or (folder / "checkpoints").exists():
-        raise ValueError(f"{folder} holds parts of a run, but no config.json: give this run a folder of its own.")
-    elif is_first_process():
-        folder.mkdir(parents=True, exist_ok=True)
-        replace_file(path, json.dumps(about, indent=2).encode())
-    return about
-
-
-@dataclasses.dataclass(frozen=True)
-class Score:
-    """What a model pays for documents; exact sums on the host."""
-
-    byte_nats: float = 0.0  # for raw bytes
-    bytes: int = 0  # raw bytes scored
-    special_nats: float = 0.0  # for BOS and EOS
-    specials: int = 0
-
-    @property
-    def bits_per_byte(self) -> float:
-        return bits_per_byte(self.byte_nats, self.bytes)
-
-
-def evaluate(
-    model: ModelConfig,
-    params: Any,
-    batches: Iterable[Batch],
-    *,
-    slots: int | None = None,
-    mesh: Mesh | None = None,
-) -> Score:
-    """The score of a model on batches such as `data.pipeline.heldout_batches` gives.
-
-    Args:
-      batches: all of one shape, this process's rows of each.
-      slots: patches of a row, for BLT; None: `batches.slots`.
-      mesh: None: that of the params, or of one device where they have none.
-
-    Raises:
-      ValueError: for batches that do not divide over the mesh, or a BLT without slots.
-    """
-    if mesh is None:
-        mesh = mesh_of(params) or make_mesh(devices=jax.devices()[:1])
-    blt = isinstance(model, BLTConfig)
-    score = compile_score(model, mesh, getattr(batches, "slots", None) if blt and slots is None else slots)
-    params = shard_params(params, mesh)
-    return _total(score(params, batch) for batch in batches)
-
-
-def _total(sums: Iterator[Sums]) -> Score:
-    fields = [field.name for field in dataclasses.fields(Score)]
-    totals: dict[str, Any] = dict.fromkeys(fields, 0)
-    pending: deque[Sums] = deque()
-
-    def fetch(leave: int) -> None:
-        while len(pending) > leave:
-            one = jax.device_get(pending.popleft())
-            for name in fields:
-                exact = np.float64 if name.endswith("nats") else np.int64
-                totals[name] += one[name].sum(dtype=exact).item()
-
-    for one in sums:
-        pending.append(one)
-        fetch(leave=1)
-    fetch(leave=0)
-    return Score(**totals)

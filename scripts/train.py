@@ -11,7 +11,9 @@ then name its run. They are stored beside the corpus, so the next BLT needs no `
 
 Every key of the configuration is a flag: `--optim.peak-rate 1e-3 --rows.bytes 2048 --model.encoder.layers 2`; `--help`
 after a preset shows those of that model. `--config` takes a JSON file instead of a preset, such as the config.json
-that a run leaves. Stopped or killed, the same command goes on.
+that a run leaves. Stopped or killed, the same command goes on; stopped by SIGTERM it ends with status 75.
+
+Several processes, each with its own devices, train together: scripts/launch has files that start them.
 """
 
 import argparse
@@ -21,6 +23,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
+import jax
 import numpy as np
 import tyro
 
@@ -45,7 +48,7 @@ from bltjax.metrics import replace_file
 from bltjax.patching import stream_starts
 from bltjax.patching.calibrate import calibrate, check_starts
 from bltjax.presets import preset
-from bltjax.runtime import Stopped, keep_compiled
+from bltjax.runtime import Stopped, is_first_process, keep_compiled, process_count, start, together
 from bltjax.scoring import params_hash, score_corpus
 from bltjax.train import evaluate, fit, load_params
 
@@ -72,6 +75,20 @@ class Arguments:
     """How far apart the windows end in which long held-out documents are scored; None: half a row."""
     track: tuple[str, ...] = ()
     """Further places for the metrics: tensorboard, wandb."""
+    checkpoint_minutes: float = 1.0
+    """Save after so much time too, not only every --checkpoint-every steps."""
+    grace_seconds: float | None = None
+    """After SIGTERM: end by then, saved or not; None: take the time that saving takes."""
+    allow_change: tuple[str, ...] = ()
+    """Keys of the configuration that may differ from what this run was begun with, such as optim.peak-rate."""
+    coordinator: str | None = None
+    """host:port of process 0, where several processes train together; srun, mpirun and GKE need none of these three."""
+    num_processes: int | None = None
+    """How many processes train together."""
+    process_id: int | None = None
+    """Which of them this is, from 0."""
+    distributed: bool | None = None
+    """Whether there are several, to be found by their surroundings; needed on Cloud TPU VMs."""
 
 
 def base(arguments: list[str]) -> TrainConfig:
@@ -93,7 +110,8 @@ def base(arguments: list[str]) -> TrainConfig:
         values = json.loads(Path(chosen.config).read_bytes())
     except ValueError as error:
         raise ValueError(f"config={chosen.config}: is not JSON ({error}).") from error
-    values.pop("data", None)  # what a run notes about its corpus
+    for note in ("data", "changes"):  # what a run notes about its corpus, and about itself
+        values.pop(note, None)
     return from_dict(TrainConfig, values)
 
 
@@ -115,7 +133,7 @@ class Inputs:
         if patcher is not None and by_entropy and patcher.threshold is None:
             boundaries = ByteStream(corpus.documents("train")).document_starts
             found = calibrate(patcher, boundaries, self._entropies("train"))
-            print(f"threshold {found.config.threshold!r} nats: {found.mean_patch_bytes:.3f} bytes per patch")
+            say(f"threshold {found.config.threshold!r} nats: {found.mean_patch_bytes:.3f} bytes per patch")
             self.run = dataclasses.replace(run, patcher=found.config)
 
     def _fingerprint(self, entropy_run: Path | None) -> dict[str, Any]:
@@ -138,7 +156,12 @@ class Inputs:
                 f"entropy_run={entropy_run}: {self.corpus.folder} has the entropies of another model, which other runs "
                 f"may have read. Leave --entropy-run out to use them, or remove {about} to score the corpus anew."
             )
-        print("entropies: " + ("stored already" if stored else "scoring the corpus"), flush=True)
+        if stored is None and process_count() > 1:
+            raise ValueError(
+                f"entropy_run={entropy_run}: several processes can't score a corpus together yet. Score it first, with "
+                "one process: the same command with --steps 1 and another --out."
+            )
+        say("entropies: " + ("stored already" if stored else "scoring the corpus"))
         return score_corpus(config.model, params, self.corpus)
 
     def _entropies(self, split: Split) -> Any:
@@ -158,7 +181,7 @@ class Inputs:
         path = self.corpus.folder / f"tokenizer-{tokens}.json"
         if path.is_file():
             return Tokenizer.load(path)
-        print(f"training a tokenizer of {tokens:,} tokens", flush=True)
+        say(f"training a tokenizer of {tokens:,} tokens")
         tokenizer = train_tokenizer(self.corpus.documents("train"), tokens, path)
         tokenizer.check_lossless(self.corpus.documents("heldout"))
         return tokenizer
@@ -175,15 +198,43 @@ class Inputs:
         return ByteSource(documents, rows)
 
 
+def say(message: str) -> None:
+    """Prints, if this is the first process."""
+    if is_first_process():
+        print(message, flush=True)
+
+
 def main(arguments: Arguments) -> None:
-    inputs = Inputs(Corpus.open(arguments.corpus), arguments.run, arguments.entropy_run)
+    start(
+        arguments.coordinator, arguments.num_processes, arguments.process_id, several=arguments.distributed
+    )  # fmt: skip
+    keep_compiled(arguments.out / "compiled")
+    corpus = Corpus.open(arguments.corpus)
+    if (arguments.out / "config.json").exists() and "shards" not in corpus.manifest["splits"]["train"]:
+        say("comparing the corpus with its checksums, since this run goes on")  # shards are compared when they are read
+        corpus.verify()
+    inputs = Inputs(corpus, arguments.run, arguments.entropy_run)
+    # What is made once, such as a tokenizer, the first process makes, and then the others find it.
+    together("inputs", lambda: inputs.source("train"), first_only=True)
     rows = arguments.run.rows
     stride = rows.bytes // 2 if arguments.stride_bytes is None else arguments.stride_bytes
-    heldout = heldout_batches(inputs.source("heldout"), rows.bytes, stride, rows.batch, arguments.heldout_bytes)
-    keep_compiled(arguments.out / "compiled")
-    result = fit(inputs.run, inputs.source("train"), arguments.out, track=arguments.track, checkpoint_seconds=60)
-    print(f"scoring {heldout.bytes:,} held-out bytes", flush=True)
+    part = (jax.process_index(), jax.process_count())
+    heldout = heldout_batches(
+        inputs.source("heldout"), rows.bytes, stride, rows.batch, arguments.heldout_bytes, *part
+    )  # fmt: skip
+    result = fit(
+        inputs.run,
+        inputs.source("train"),
+        arguments.out,
+        track=arguments.track,
+        checkpoint_seconds=60 * arguments.checkpoint_minutes,
+        grace_seconds=arguments.grace_seconds,
+        allow_change=arguments.allow_change,
+    )
+    say(f"scoring {heldout.bytes:,} held-out bytes")
     score = evaluate(inputs.run.model, result.params, heldout)
+    if not is_first_process():
+        return
     found = {
         "bits_per_byte": score.bits_per_byte,
         "sums": dataclasses.asdict(score),
@@ -193,7 +244,7 @@ def main(arguments: Arguments) -> None:
         "fill": result.fill,
     }
     replace_file(arguments.out / "result.json", json.dumps(found, indent=2).encode())
-    print(f"{score.bits_per_byte:.4f} bits per byte on held-out documents; all about it in {arguments.out}")
+    say(f"{score.bits_per_byte:.4f} bits per byte on held-out documents; all about it in {arguments.out}")
 
 
 if __name__ == "__main__":
@@ -203,7 +254,8 @@ if __name__ == "__main__":
         run = Arguments(corpus=tyro.MISSING, out=tyro.MISSING, run=defaults)
         main(tyro.cli(Arguments, default=run, description=__doc__))
     except Stopped as stopped:
-        sys.exit(str(stopped))
+        sys.stderr.write(f"{stopped}\n")
+        sys.exit(75)  # of sysexits.h: a failure that will pass, so try again
     except KeyboardInterrupt:
         sys.exit("interrupted: the same command goes on from the last checkpoint.")
     except (ValueError, OSError, ImportError, FloatingPointError) as error:

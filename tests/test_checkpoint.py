@@ -1,11 +1,13 @@
 """What was saved comes back exactly, or is passed over; what does not fit is named."""
 
+import resource
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bltjax.checkpoint import Checkpoints, check_same, differences
+from bltjax.checkpoint import Checkpoints, check_same, checksums, differences
 from bltjax.config import MeshConfig
 from bltjax.sharding import batch_sharding, make_mesh, replicated
 
@@ -114,6 +116,69 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(tmp_path, dam
     assert len(messages) == 1
     assert f"checkpoint {tmp_path / '6'} is damaged and is passed over" in messages[0]
     assert Checkpoints(tmp_path).steps() == [3], "it must not be in the way of the next one of step 6"
+
+
+def test_a_checksum_changes_with_every_bit_and_place_and_not_with_the_layout():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(8, 4, 6)).astype(np.float32)
+    tree = {"x": jnp.asarray(x), "half": jnp.asarray(x[0], jnp.bfloat16), "count": jnp.int32(7), "flag": jnp.uint8(3)}
+    known = checksums(tree)
+    for axes in (MeshConfig(data=4, replica=2), MeshConfig(data=2, model=4), MeshConfig(data=8)):
+        spread = {**tree, "x": jax.device_put(x, batch_sharding(make_mesh(axes)))}
+        assert checksums(spread) == known
+    for _ in range(40):
+        bits = x.copy().view(np.uint32)
+        bits[tuple(rng.integers(0, n) for n in x.shape)] ^= np.uint32(1) << np.uint32(rng.integers(0, 32))
+        assert checksums({"x": jnp.asarray(bits.view(np.float32))})["x"] != known["x"]
+    swapped = x.copy()
+    swapped[[0, 1]] = swapped[[1, 0]]
+    assert checksums({"x": jnp.asarray(swapped)})["x"] != known["x"]
+    assert checksums({"x": jnp.asarray(x.reshape(4, 8, 6))})["x"] == known["x"], "shapes are compared elsewhere"
+
+
+def test_a_flipped_bit_of_an_array_on_many_devices_is_found(tmp_path):
+    mesh = make_mesh(MeshConfig(data=4, replica=2))
+    x = jax.device_put(np.random.default_rng(0).normal(size=(8, 4096)).astype(np.float32), batch_sharding(mesh))
+    like = {"x": jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)}
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, {"x": x}, {})
+    checkpoints.save(2, {"x": x + 1}, {})
+    checkpoints.close()
+    flip_a_bit(array_data(tmp_path / "2"))
+    (found, _), messages = restored(tmp_path, like)
+    np.testing.assert_array_equal(found["x"], x)
+    assert len(messages) == 1
+
+
+def test_a_full_disk_is_a_clear_error_and_the_last_checkpoint_stays(tmp_path):
+    """No file may grow beyond a few kilobytes: as on a full disk, the array can't be written."""
+    large = {"x": jnp.asarray(np.random.default_rng(0).normal(size=50_000).astype(np.float32))}
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, large, {})
+    checkpoints.wait()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"a checkpoint can't be written to .*free space.*which is intact"):
+            checkpoints.save(2, jax.tree.map(lambda x: x + 1, large), {})
+            checkpoints.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    (found, _), messages = restored(tmp_path, abstract(large))
+    np.testing.assert_array_equal(found["x"], large["x"])
+    assert not messages
+    saving = Checkpoints(tmp_path)
+    saving.save(2, large, {})
+    saving.close()
+    assert Checkpoints(tmp_path).steps() == [2, 1], "with space again, the same one can be saved"
+
+
+def test_multiples_are_kept_for_good(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=1, keep_every=4)
+    for step in range(1, 11):
+        checkpoints.save(step, {"x": jnp.arange(3)}, {})
+    checkpoints.close()
+    assert Checkpoints(tmp_path).steps() == [10, 8, 4]
 
 
 def test_when_all_are_damaged_it_says_so(tmp_path):

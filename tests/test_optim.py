@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from bltjax.config import OptimConfig
-from bltjax.optim import adamw, learning_rate
+from bltjax.optim import adamw, judge, learning_rate, no_recent
 
 
 def random_tree(seed, scale=1.0):
@@ -100,6 +100,55 @@ def test_the_update_is_one_pass_that_needs_no_scratch():
     memory = compiled.memory_analysis()
     assert memory.temp_size_in_bytes < 256 * 256 * 4
     assert memory.alias_size_in_bytes >= 3 * 4 * 256 * 256 * 4
+
+
+def test_a_first_moment_of_half_the_size_moves_parameters_nearly_alike():
+    params, gradients = random_tree(0), [random_tree(1 + i) for i in range(20)]
+    moved = {}
+    for kept in ("float32", "bfloat16"):
+        found, state = run(adamw(OptimConfig(first_moment=kept)), params, gradients, [0.01] * 20)
+        difference = jax.tree.map(lambda a, b: np.asarray(a - b).ravel(), found, params)
+        moved[kept] = np.concatenate(jax.tree.leaves(difference))
+        assert {leaf.dtype.name for leaf in jax.tree.leaves(state.mean)} == {kept}
+        assert {leaf.dtype.name for leaf in jax.tree.leaves(state.square)} == {"float32"}
+    error = np.linalg.norm(moved["bfloat16"] - moved["float32"]) / np.linalg.norm(moved["float32"])
+    assert 1e-5 < error < 4e-3  # a bfloat16 has 8 bits; roundings of the steps before add up to about that
+
+
+def judged(config, losses, norms=None):
+    recent, out = no_recent(config), []
+    one = jax.jit(lambda recent, loss, norm: judge(config, recent, loss, norm))
+    for loss, norm in zip(losses, norms or [1.0] * len(losses), strict=True):
+        sound, recent = one(recent, jnp.float32(loss), jnp.float32(norm))
+        out.append(bool(sound))
+    return out
+
+
+@pytest.mark.parametrize("config", [OptimConfig(), OptimConfig(spike_deviations=3.0, spike_steps=2)])
+def test_what_is_not_finite_is_never_sound(config):
+    nan, inf = float("nan"), float("inf")
+    assert judged(config, [1.0, nan, 1.0, inf, 1.0], [1.0, 1.0, nan, 1.0, inf]) == [True, False, False, False, False]
+
+
+def test_spikes_are_looked_for_only_when_asked_and_when_enough_steps_are_known():
+    losses = [5.0, 4.0, 5.0, 4.0, 100.0, 4.5, 4.0]
+    assert judged(OptimConfig(), losses) == [True] * 7
+    assert judged(OptimConfig(spike_deviations=3.0, spike_steps=4), losses) == [True] * 4 + [False, True, True]
+    assert judged(OptimConfig(spike_deviations=3.0, spike_steps=5), losses) == [True] * 7
+    assert judged(OptimConfig(spike_deviations=3.0, spike_steps=4), [1.0] * 7, losses)[4] is False, "a norm too"
+
+
+def test_a_spike_is_measured_against_the_last_steps_that_trained():
+    """Against mean and deviation in float64 of a window that skipped steps do not enter."""
+    config = OptimConfig(spike_deviations=1.5, spike_steps=8)
+    losses = [float(x) for x in np.random.default_rng(0).normal(3, 1, 200).astype(np.float32)]
+    window, expected = [], []
+    for loss in losses:
+        sound = len(window) < 8 or loss <= np.mean(window[-8:]) + 1.5 * np.std(window[-8:])
+        expected.append(sound)
+        window += [loss] if sound else []
+    assert judged(config, losses) == expected
+    assert 5 < expected.count(False) < 195
 
 
 def test_parameters_are_needed():

@@ -167,6 +167,60 @@ def test_a_second_step_and_another_run_never_compile_again():
     assert not seen
 
 
+@pytest.mark.parametrize("spoil", ["a parameter", "a gradient"])
+@pytest.mark.parametrize("devices", [1, 4])
+def test_a_step_whose_loss_or_gradient_is_not_finite_changes_nothing(spoil, devices):
+    step = compile_step(FLAT, OPTIM, mesh_of_size(devices, data=devices))
+    state, metrics = step(start(step), ragged_batch(0), 1e-3)
+    assert not metrics.skipped
+    if spoil == "a parameter":
+        kernel = state.params["output"]["kernel"].at[0, 0].set(np.nan)
+        state.params["output"]["kernel"] = jax.device_put(kernel, step.shardings.params["output"]["kernel"])
+    else:  # finite losses, whose gradients are too large for float32
+        state = state.replace(params=jax.tree.map(lambda p: p * jnp.float32(1e19), state.params))
+    before = jax.device_get(state)
+    state, metrics = step(state, ragged_batch(1), 1e-3)
+    assert metrics.skipped
+    assert not np.isfinite(metrics.gradient_norm)
+    after = jax.device_get(state)
+    jax.tree.map(np.testing.assert_array_equal, after.params, before.params)
+    jax.tree.map(np.testing.assert_array_equal, after.opt_state, before.opt_state)
+    assert after.step == before.step + 1 == 2, "the next batch is another"
+
+
+def test_skipping_needs_no_copy_of_the_state():
+    wide = ByteTransformerConfig(TransformerConfig(width=256, layers=1, heads=2, hidden=512))
+    step = compile_step(wide, OPTIM, mesh_of_size(1))
+    batch = jax.tree.map(lambda x: x[:1, :4], ragged_batch())
+    memory = step._step.lower(step.abstract_state, batch, jnp.float32(0.1), np.zeros((1, 1, 1), np.int32)).compile()
+    memory = memory.memory_analysis()
+    size = 4 * sum(leaf.size for leaf in jax.tree.leaves(step.abstract_state.params))
+    assert memory.alias_size_in_bytes >= 3 * size, "parameters and moments are updated in place"
+    assert memory.temp_size_in_bytes < 2 * size, "the gradients, and no other copy"
+
+
+def test_a_spike_is_skipped_only_where_it_is_asked_for():
+    for deviations in (None, 0.0001):
+        optim = OptimConfig(spike_deviations=deviations, spike_steps=2)
+        step = compile_step(FLAT, optim, mesh_of_size(2, data=2))
+        state = step.initial_state(0)
+        skipped = []
+        for i in range(12):
+            state, metrics = step(state, ragged_batch(i % 4), 1e-5)
+            skipped.append(bool(metrics.skipped))
+        assert any(skipped) == (deviations is not None)
+        assert not any(skipped[:2])
+        assert int(state.opt_state.count) == 12 - sum(skipped)
+
+
+def test_the_greatest_wish_of_all_comes_with_the_metrics():
+    step = compile_step(FLAT, OPTIM, mesh_of_size(8, replica=2, data=2, model=2))
+    state = step.initial_state(0)
+    for wish in (0, 2, 1, 0):
+        state, metrics = step(state, ragged_batch(), 1e-3, wish)
+        assert int(metrics.wish) == wish
+
+
 def test_the_state_that_went_in_is_used_up():
     step = compile_step(FLAT, OPTIM, mesh_of_size(1))
     state = step.initial_state(0)

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from bltjax import families, train
+from bltjax import train
 from bltjax.checkpoint import Checkpoints
 from bltjax.config import (
     ByteTransformerConfig,
@@ -26,11 +26,10 @@ from bltjax.config import (
     to_dict,
 )
 from bltjax.data.corpus import Documents
-from bltjax.data.pipeline import heldout_batches
 from bltjax.data.views import ByteSource
 from bltjax.metrics import read_journal
 from bltjax.runtime import Stopped, StopRequest
-from bltjax.train import Score, evaluate, fit, load_params
+from bltjax.train import fit, load_params
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = TrainConfig(
@@ -260,42 +259,85 @@ def test_what_does_not_fit_is_refused_before_anything_is_computed(tmp_path, chan
     assert not list((tmp_path / "run").glob("checkpoints/*"))
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(tmp_path):
-    wild = dataclasses.replace(
-        CONFIG, optim=OptimConfig(peak_rate=1e36, schedule="constant"), checkpoint_every=1, log_every=1
-    )
-    with pytest.raises(FloatingPointError, match=r"step \d+: the loss is \S+ nats.*Lower optim.peak_rate"):
-        run(tmp_path, wild)
-    steps = [row["step"] for row in rows_of(tmp_path)]
-    saved = Checkpoints(tmp_path / "checkpoints").steps()[0]
-    assert saved == steps[-1] < wild.steps
+WILD = dataclasses.replace(
+    CONFIG, optim=OptimConfig(peak_rate=1e36, schedule="constant"), checkpoint_every=1, log_every=1
+)
 
 
-def test_a_score_is_that_of_float64(unbroken):
-    batches = heldout_batches(source(), 32, 16, 4)
-    score = evaluate(CONFIG.model, unbroken.params, batches)
-    apply = jax.jit(lambda ids: families.build(CONFIG.model).apply({"params": unbroken.params}, ids, None))
-    nats = np.zeros(2)
-    for batch in batches:
-        logits = np.asarray(apply(batch.ids), np.float64)
-        logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-        each = -np.take_along_axis(logs, np.maximum(batch.targets, 0).astype(int)[..., None], -1)[..., 0]
-        nats += [each[batch.target_bytes > 0].sum(), each[batch.targets == 2].sum()]
-    assert score.bytes == sum(map(len, TEXTS))
-    assert score.specials == len(TEXTS), "each document's EOS; its BOS is given"
-    assert score.byte_nats == pytest.approx(nats[0], rel=1e-6)
-    assert score.special_nats == pytest.approx(nats[1], rel=1e-6)
-    assert score.bits_per_byte == pytest.approx(score.byte_nats / np.log(2) / score.bytes, rel=1e-12)
+def test_losses_that_are_not_finite_end_the_run_with_steps_and_rows(tmp_path):
+    with pytest.raises(
+        FloatingPointError, match=r"step \d+: no update for 3 steps in a row.*Lower optim.peak_rate"
+    ) as e:
+        run(tmp_path, WILD)
+    bad = json.loads((tmp_path / "bad_batches.json").read_bytes())
+    order = source().order(CONFIG.rows.seed)
+    assert [b["step"] for b in bad] == list(range(bad[0]["step"], bad[0]["step"] + 3))
+    for b in bad:
+        assert not np.isfinite(float(b["nats_per_byte"])) or not np.isfinite(float(b["gradient_norm"]))
+        assert b["rows"] == [order.row(k) for k in range(4 * b["step"] - 4, 4 * b["step"])]
+    assert ", ".join(map(str, bad[-1]["rows"])) in str(e.value)
+    rows = rows_of(tmp_path)
+    assert [row["step"] for row in rows] == list(range(1, bad[-1]["step"]))
+    assert [row["skipped"] for row in rows][-2:] == [1, 1]
+    assert rows[-1]["bits_per_byte"] is None
+    _, params, saved = load_params(tmp_path)
+    assert saved == bad[-1]["step"] - 1
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(params))), "the state is not poisoned"
 
 
-def test_a_score_does_not_depend_on_batches_or_devices(unbroken):
-    one = evaluate(CONFIG.model, unbroken.params, heldout_batches(source(), 32, 16, 4))
-    mesh = train.make_mesh(MeshConfig(data=4, model=2))
-    two = evaluate(CONFIG.model, jax.device_get(unbroken.params), heldout_batches(source(), 32, 16, 8), mesh=mesh)
-    assert (one.bytes, one.specials) == (two.bytes, two.specials)
-    assert two.byte_nats == pytest.approx(one.byte_nats, rel=1e-6)
+def test_the_same_steps_end_a_run_that_is_gone_on_with(tmp_path):
+    """How many were skipped in a row is kept in checkpoints, so a stop between them changes nothing."""
+    with pytest.raises(FloatingPointError) as unbroken:
+        run(tmp_path / "a", WILD)
+    for _ in range(20):
+        try:
+            run(tmp_path / "b", WILD, stop=OneStep())
+        except Stopped:
+            continue
+        except FloatingPointError as error:
+            assert str(error) == str(unbroken.value).replace(str(tmp_path / "a"), str(tmp_path / "b"))
+            break
+    assert rows_of(tmp_path / "b") == rows_of(tmp_path / "a")
+    assert (tmp_path / "b" / "bad_batches.json").read_bytes() == (tmp_path / "a" / "bad_batches.json").read_bytes()
 
 
-def test_nothing_scored_has_no_bits_per_byte():
-    with pytest.raises(ValueError, match="nothing was scored"):
-        _ = Score().bits_per_byte
+SPIKY = dataclasses.replace(
+    CONFIG, optim=OptimConfig(peak_rate=1e-2, spike_deviations=0.5, spike_steps=4), log_every=1, max_skips=20
+)
+
+
+def test_a_run_that_skips_spikes_ends_the_same_however_often_it_is_stopped(tmp_path):
+    unbroken = run(tmp_path / "unbroken", SPIKY)
+    skipped = [row["step"] for row in rows_of(tmp_path / "unbroken") if row["skipped"]]
+    assert skipped and min(skipped) > 4
+    for _ in range(1, CONFIG.steps):
+        with pytest.raises(Stopped):
+            run(tmp_path / "run", SPIKY, stop=OneStep())
+    assert_same_run(run(tmp_path / "run", SPIKY), unbroken)
+
+
+def test_checkpoints_of_every_m_steps_are_kept_for_good(tmp_path):
+    run(tmp_path, dataclasses.replace(CONFIG, checkpoint_every=3, keep_every=7))
+    assert Checkpoints(tmp_path / "checkpoints").steps() == [20, 18, 14, 7]
+
+
+def test_a_change_that_is_allowed_by_name_is_made_and_noted(tmp_path, unbroken):
+    first = dataclasses.replace(CONFIG, steps=10)
+    run(tmp_path, first)
+    with pytest.raises(ValueError, match="steps: 10 before, 20 now"):
+        run(tmp_path, CONFIG)
+    with pytest.raises(ValueError, match=r"optim/warmup_steps: 2 before, 3 now"):
+        run(
+            tmp_path,
+            dataclasses.replace(CONFIG, optim=OptimConfig(peak_rate=1e-2, warmup_steps=3)),
+            allow_change=["steps"],
+        )
+    stop = StopRequest()
+    stop.request("the test")
+    with pytest.raises(Stopped, match="at step 10 of 20"):
+        run(tmp_path, CONFIG, allow_change=["steps"], stop=stop)
+    result = run(tmp_path, CONFIG)  # it has been allowed, and its checkpoint is of before the change
+    assert result.bytes_seen == unbroken.bytes_seen
+    changes = json.loads((tmp_path / "config.json").read_bytes())["changes"]
+    assert changes == [{"allowed": ["steps"], "differences": ["steps: 10 before, 20 now"]}]
+    assert load_params(tmp_path)[0].steps == 20

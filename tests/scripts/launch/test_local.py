@@ -1,0 +1,70 @@
+"""Several processes of one program: each knows its place, and none outlives a bad end of another."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from scripts.launch import local
+
+FOLDER = Path(__file__).resolve().parent.parent.parent.parent / "scripts" / "launch"
+
+PROGRAM = """
+import json, os, sys, time
+arguments = sys.argv[1:]
+place = dict(zip(arguments[1::2], arguments[2::2]))
+with open(os.path.join(arguments[0], place["--process-id"]), "w") as file:
+    json.dump([place, os.environ["XLA_FLAGS"]], file)
+"""
+
+
+def start(folder, more="", processes=3):
+    return local.start([sys.executable, "-c", PROGRAM + more, str(folder)], processes, cpu_devices=2)
+
+
+def test_each_process_knows_its_place(tmp_path):
+    assert local.wait(start(tmp_path)) == 0
+    said = [json.loads((tmp_path / str(i)).read_text()) for i in range(3)]
+    assert [place["--process-id"] for place, _ in said] == ["0", "1", "2"]
+    assert {(place["--coordinator"], place["--num-processes"]) for place, _ in said} == {
+        (said[0][0]["--coordinator"], "3")
+    }
+    assert all(flags.count("device_count=") == 1 and "device_count=2" in flags for _, flags in said)
+
+
+def test_when_one_ends_badly_the_others_are_ended(tmp_path):
+    more = """
+import json
+import signal
+if place["--process-id"] == "1":
+    sys.exit(7)
+if place["--process-id"] == "2":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+time.sleep(60)
+"""
+    begun = time.monotonic()
+    running = start(tmp_path, more)
+    assert local.wait(running, patience=1.0) == 7
+    assert [process.returncode for process in running] == [-signal.SIGTERM, 7, -signal.SIGKILL]
+    assert time.monotonic() - begun < 30
+
+
+@pytest.mark.parametrize("name", ["slurm.sbatch", "xpk.sh", "tpu_vm.sh", "skypilot.yaml"])
+def test_launch_files_are_short_and_start_the_training_script(name, tmp_path):
+    text = (FOLDER / name).read_text()
+    assert len(text.splitlines()) <= 45
+    before, edit, rest = (
+        text.split("--- edit from here ---")[0],
+        *text.split("--- edit from here ---")[1].split("--- to here ---"),
+    )
+    assert len(before.splitlines()) <= 5, "what must be edited stands at the top"
+    assert "CORPUS" in edit and "RUN" in edit and "scripts/train.py" in rest
+    script = FOLDER / name
+    if name.endswith(".yaml"):
+        script = tmp_path / "run.sh"
+        script.write_text(text.split("run: |\n")[1])
+    subprocess.run(["bash", "-n", str(script)], check=True)
