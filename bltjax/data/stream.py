@@ -7,6 +7,7 @@ plus 2 positions. Everything that cuts rows or windows counts in these positions
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -111,12 +112,16 @@ def _token_ids(documents: Documents, tokenizer: Tokenizer) -> Int32[np.ndarray, 
 
 
 def write_entropies(
-    corpus: Corpus, split: Split, entropies: Float16[np.ndarray, "positions"], fingerprint: dict[str, Any]
+    corpus: Corpus,
+    split: Split,
+    entropies: Float16[np.ndarray, "positions"] | Iterable[Float16[np.ndarray, "part"]],
+    fingerprint: dict[str, Any],
 ) -> None:
     """Stores the entropies of a split beside it, in the place of any others.
 
     Args:
-      entropies: nats, for each position of the split's id stream: how uncertain the id after it is.
+      entropies: nats, for each position of the split's id stream: how uncertain the id after it is. One array, or
+        its parts one after the other.
       fingerprint: JSON values that say which model made them (hashes of its params and its config); the corpus's own
         fingerprint is added under "corpus".
 
@@ -124,20 +129,26 @@ def write_entropies(
       ValueError: for another number of entropies than the stream has positions, or one that is negative or not finite.
     """
     length = ByteStream(corpus.documents(split)).length
-    if entropies.shape != (length,):
-        raise ValueError(f"entropies has shape {entropies.shape}: the {split} stream has {length} positions.")
-    wrong = np.flatnonzero(~(np.isfinite(entropies) & (entropies >= 0)))
-    if wrong.size:
-        raise ValueError(f"entropies[{wrong[0]}]={entropies[wrong[0]]}: entropies are finite and not negative.")
     about = corpus.folder / f"{split}.entropies.json"
-    # Without its description a file of entropies counts as absent, so a kill in between leaves none, not a wrong pair.
-    about.unlink(missing_ok=True)
-    raw = np.ascontiguousarray(entropies).tobytes()
+    found, written = hashlib.sha256(), 0
     with replacing(corpus.folder / f"{split}.entropies.f16") as file:
-        file.write(raw)
+        for part in [entropies] if isinstance(entropies, np.ndarray) else entropies:
+            wrong = np.flatnonzero(~(np.isfinite(part) & (part >= 0)))
+            if wrong.size:
+                place = written + wrong[0]
+                raise ValueError(f"entropies[{place}]={part[wrong[0]]}: entropies are finite and not negative.")
+            raw = np.ascontiguousarray(part).tobytes()
+            found.update(raw)
+            file.write(raw)
+            written += len(part)
+        if written != length:
+            raise ValueError(f"entropies has {written} positions: the {split} stream has {length}.")
+        # Without its description a file of entropies counts as absent, so a kill in between leaves none, not a wrong
+        # pair.
+        about.unlink(missing_ok=True)
     description = {
         "positions": length,
-        "sha256": hashlib.sha256(raw).hexdigest(),
+        "sha256": found.hexdigest(),
         "fingerprint": {**fingerprint, "corpus": corpus.fingerprint},
     }
     with replacing(about) as file:

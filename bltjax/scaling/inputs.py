@@ -132,7 +132,8 @@ class Inputs:
         manifest = run.begin({"id": digest(identity), "config": to_dict(config), "inputs": identity})
         done = fit(config, source, run.folder, progress=Progress("entropy model"), checkpoint_seconds=30)
         self._say("scoring the corpus with it")
-        fingerprint = score_corpus(model, done.params, self.corpus)
+        # The corpus is this study's own, and each run is known by the scores that it has read.
+        fingerprint = score_corpus(model, done.params, self.corpus, overwrite=True)
         run.finish(manifest, {"fingerprint": fingerprint, "device_seconds": done.device_seconds})
         return fingerprint
 
