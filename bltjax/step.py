@@ -149,8 +149,7 @@ class TrainStep:
 
     def initial_state(self, seed: int) -> TrainState:
         """Fresh parameters and moments, laid out over the mesh."""
-        with jax.set_mesh(self.mesh):
-            return self._initialize(jax.random.key(seed))
+        return self._initialize(jax.random.key(seed))  # outside the mesh: the one row it traces divides over no devices
 
     @property
     def abstract_state(self) -> TrainState:

@@ -51,12 +51,14 @@ TRAIN = TrainConfig(
     steps=50,
     patcher=PatcherConfig("space", "add", 1.5, 0.25, 3, 24, 6.0),
     rows=RowsConfig(512, 100, 6, 1),
-    optim=OptimConfig(1e-3, "wsd", 5, 0.1, 0.3, 0.8, 0.99, 1e-9, 0.2, 0.5),
+    optim=OptimConfig(1e-3, "wsd", 5, 0.1, 0.3, 0.8, 0.99, 1e-9, 0.2, 0.5, "bfloat16", 6.0, 64),
     mesh=MeshConfig(2, 2, 2, 3),
     accumulation=3,
     seed=4,
     log_every=2,
     checkpoint_every=7,
+    keep_every=21,
+    max_skips=2,
 )
 
 
