@@ -143,7 +143,7 @@ def default_slots(unit_positions: Int64[np.ndarray, "units"], length: int, row_b
     return best if best < 64 else -(-best // 8) * 8
 
 
-def _mix(words: UInt64[np.ndarray, "words"]) -> UInt64[np.ndarray, "words"]:
+def mix(words: UInt64[np.ndarray, "words"]) -> UInt64[np.ndarray, "words"]:
     """Scrambles 64-bit words, each one to one (the finaliser of SplitMix64)."""
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -174,9 +174,9 @@ class RowOrder:
         """All rows of an epoch, in order."""
         order = self._orders.get(epoch)
         if order is None:
-            salt = _mix(_mix(self._seed + np.uint64(0x9E3779B97F4A7C15)) + np.uint64(epoch))
+            salt = mix(mix(self._seed + np.uint64(0x9E3779B97F4A7C15)) + np.uint64(epoch))
             # Stable: the rows of a cell stay in the order of the text.
-            order = np.argsort(_mix(_mix(self._cells + np.uint64(1)) ^ salt), kind="stable")
+            order = np.argsort(mix(mix(self._cells + np.uint64(1)) ^ salt), kind="stable")
             # Batches at the end of an epoch need two of them; older ones are not asked for again.
             self._orders = {**{e: o for e, o in self._orders.items() if abs(e - epoch) == 1}, epoch: order}
         return order

@@ -155,11 +155,14 @@ def write_entropies(
         file.write(json.dumps(description, indent=2).encode())
 
 
-def read_entropies(corpus: Corpus, split: Split, fingerprint: dict[str, Any]) -> Float16[np.ndarray, "positions"]:
+def read_entropies(
+    corpus: Corpus, split: Split, fingerprint: dict[str, Any], source: str | None = None
+) -> Float16[np.ndarray, "positions"]:
     """The stored entropies of a split in nats, memory-mapped, if the model with this fingerprint made them.
 
     Args:
       fingerprint: as given to `write_entropies`.
+      source: gives those of the documents of this source only, as `Corpus.documents` does.
 
     Raises:
       FileNotFoundError: where none are stored.
@@ -182,4 +185,10 @@ def read_entropies(corpus: Corpus, split: Split, fingerprint: dict[str, Any]) ->
             f"{path} has {path.stat().st_size} bytes, {2 * description['positions']} were written: "
             f"score the {split} split anew."
         )
-    return np.memmap(path, np.float16, "r")
+    found = np.memmap(path, np.float16, "r")
+    if source is None:
+        return found
+    # The documents of a source lie together.
+    shards = [shard for shard in corpus.manifest["splits"][split]["shards"] if shard["source"] == source]
+    begin = shards[0]["first_byte"] + 2 * shards[0]["first_document"] if shards else 0
+    return found[begin : begin + sum(shard["bytes"] + 2 * shard["documents"] for shard in shards)]

@@ -93,6 +93,8 @@ class Source(abc.ABC):
 
 
 def _padded(values: Shaped[np.ndarray, "inputs"], length: int, filler: int, dtype: Any) -> Shaped[np.ndarray, "row"]:
+    if len(values) == length:  # as most rows are
+        return values.astype(dtype)
     out = np.full(length, filler, dtype)
     out[: len(values)] = values
     return out
