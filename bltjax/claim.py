@@ -24,6 +24,7 @@ def data_identity(source: Source) -> dict[str, Any]:
         "documents": source.documents.digests,
         "rows": source.rows.units,
         "patches": getattr(source, "stream_starts", None),
+        "weights": getattr(source, "counts", None),  # of a mixture
     }
     hashes = {
         name: hashlib.sha256(array.tobytes()).hexdigest()[:16] for name, array in arrays.items() if array is not None

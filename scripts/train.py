@@ -39,6 +39,7 @@ from bltjax.config import (
     from_dict,
 )
 from bltjax.data.corpus import Corpus, Split
+from bltjax.data.mixture import Mixture
 from bltjax.data.pipeline import heldout_batches
 from bltjax.data.stream import ByteStream, read_entropies
 from bltjax.data.tokenizer import Tokenizer
@@ -69,6 +70,8 @@ class Arguments:
     """JSON of a training configuration, in place of a preset."""
     entropy_run: Path | None = None
     """Run of the entropy model whose scores set the patches; None: the scores that are stored beside the corpus."""
+    weights: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Draw training rows from these sources of the corpus, in these shares of bytes; none: every document alike."""
     heldout_bytes: int | None = None
     """Score at most this many bytes of held-out documents; None: all."""
     stride_bytes: int | None = None
@@ -118,13 +121,15 @@ def base(arguments: list[str]) -> TrainConfig:
 class Inputs:
     """What the model reads: the corpus in rows."""
 
-    def __init__(self, corpus: Corpus, run: TrainConfig, entropy_run: Path | None) -> None:
+    def __init__(
+        self, corpus: Corpus, run: TrainConfig, entropy_run: Path | None, weights: dict[str, float] | None = None
+    ) -> None:
         """
         Raises:
           ValueError: for an entropy run that is not needed, not one of an entropy model, or not that of the scores
             which are stored; for an entropy rule without scores.
         """
-        self.corpus, self.run = corpus, run
+        self.corpus, self.run, self.weights = corpus, run, weights or {}
         patcher = run.patcher
         by_entropy = patcher is not None and patcher.rule == "entropy"
         if entropy_run is not None and not by_entropy:
@@ -164,13 +169,13 @@ class Inputs:
         say("entropies: " + ("stored already" if stored else "scoring the corpus"))
         return score_corpus(config.model, params, self.corpus)
 
-    def _entropies(self, split: Split) -> Any:
+    def _entropies(self, split: Split, source: str | None = None) -> Any:
         assert self.fingerprint is not None
-        return read_entropies(self.corpus, split, self.fingerprint)
+        return read_entropies(self.corpus, split, self.fingerprint, source)
 
-    def _starts(self, patcher: PatcherConfig, split: Split) -> np.ndarray:
-        stream = ByteStream(self.corpus.documents(split))
-        entropies = None if self.fingerprint is None else self._entropies(split)
+    def _starts(self, patcher: PatcherConfig, split: Split, source: str | None) -> np.ndarray:
+        stream = ByteStream(self.corpus.documents(split, source))
+        entropies = None if self.fingerprint is None else self._entropies(split, source)
         ids = stream.ids() if patcher.rule in ("space", "bpe") else None
         starts = stream_starts(patcher, stream.document_starts, ids=ids, entropies=entropies)
         if split == "train":
@@ -187,12 +192,20 @@ class Inputs:
         return tokenizer
 
     def source(self, split: Split) -> Source:
-        """A split in rows for the model."""
-        documents, model = self.corpus.documents(split), self.run.model
+        """A split in rows for the model; the training split mixed by weights, if there are any."""
         rows = self.run.rows if split == "train" else RowsConfig(bytes=self.run.rows.bytes, batch=self.run.rows.batch)
+        if split != "train" or not self.weights:
+            return self._source(split, rows)
+        if rows.slots is None and isinstance(self.run.model, BLTConfig | TokenTransformerConfig):
+            rows = self._source(split, rows).config  # one number for all sources
+        mixed = [self._source(split, rows, name) for name in self.weights]
+        return Mixture(mixed, list(self.weights.values()))
+
+    def _source(self, split: Split, rows: RowsConfig, source: str | None = None) -> Source:
+        documents, model = self.corpus.documents(split, source), self.run.model
         if isinstance(model, BLTConfig):
             assert self.run.patcher is not None
-            return BLTSource(documents, self._starts(self.run.patcher, split), rows)
+            return BLTSource(documents, self._starts(self.run.patcher, split, source), rows)
         if isinstance(model, TokenTransformerConfig):
             return TokenSource(documents, self._tokenizer(model.vocabulary_size - vocabulary.OFFSET), rows)
         return ByteSource(documents, rows)
@@ -213,7 +226,7 @@ def main(arguments: Arguments) -> None:
     if (arguments.out / "config.json").exists() and "shards" not in corpus.manifest["splits"]["train"]:
         say("comparing the corpus with its checksums, since this run goes on")  # shards are compared when they are read
         corpus.verify()
-    inputs = Inputs(corpus, arguments.run, arguments.entropy_run)
+    inputs = Inputs(corpus, arguments.run, arguments.entropy_run, arguments.weights)
     # What is made once, such as a tokenizer, the first process makes, and then the others find it.
     together("inputs", lambda: inputs.source("train"), first_only=True)
     rows = arguments.run.rows

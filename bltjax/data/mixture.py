@@ -10,11 +10,11 @@ its own round.
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 
 from bltjax.data.corpus import Documents
 from bltjax.data.rows import RowIndex, RowOrder, Windows, mix
-from bltjax.data.views import Row, Source
+from bltjax.data.views import BLTSource, Row, Source
 
 ROUND = 4096  # rows: the shares of sources are met to a part in so many
 
@@ -132,6 +132,12 @@ class Mixture(Source):
     @property
     def slots(self) -> int:
         return self.sources[0].slots
+
+    @property
+    def stream_starts(self) -> Bool[np.ndarray, "positions"] | None:
+        """Where patches begin, one source after the other; None where rows have none."""
+        found = [source.stream_starts for source in self.sources if isinstance(source, BLTSource)]
+        return np.concatenate(found) if found else None
 
     @property
     def mean_row_bytes(self) -> float:
