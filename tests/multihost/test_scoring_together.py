@@ -1,0 +1,90 @@
+"""Several processes score a corpus together, killed in between, and store what one process stores."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bltjax.data.corpus import Corpus
+from bltjax.data.prepare import prepare_shards
+from bltjax.data.slices import Given
+from bltjax.data.stream import read_entropies
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SCORE = textwrap.dedent("""
+    import os, signal, sys
+    import jax, numpy as np
+    from bltjax import families
+    from bltjax.data.corpus import Corpus
+    from bltjax.presets import preset
+    from bltjax.runtime import start
+    from bltjax import scoring
+
+    folder, address, count, index, shards = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
+    if count > 1:
+        start(address, count, index)
+    model = preset("entropy-tiny")
+    shapes = families.abstract_params(model)
+    leaves, structure = jax.tree.flatten(shapes)
+    generator = np.random.default_rng(0)
+    params = jax.tree.unflatten(structure, [generator.normal(0, 0.5, x.shape).astype(np.float32) for x in leaves])
+    score, done = scoring.Scorer.score, []
+
+    def limited(self, documents, show=None):
+        if len(done) == shards:
+            os.kill(os.getpid(), signal.SIGKILL)
+        done.append(documents)
+        return score(self, documents, show)
+
+    scoring.Scorer.score = limited
+    scoring.score_corpus(model, params, Corpus.open(folder))
+    print(len(done))
+""")
+
+
+def score(folder: Path, count: int, shards: int) -> list[tuple[int, str, str]]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "PYTHONPATH": str(ROOT)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", SCORE, str(folder), address, str(count), str(i), str(shards)],
+            env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for i in range(count)
+    ]  # fmt: skip
+    found = []
+    for process in processes:
+        out, err = process.communicate(timeout=120)
+        found.append((process.returncode, out, err))
+    return found
+
+
+@pytest.mark.slow
+def test_two_processes_killed_and_started_again_store_what_one_stores(tmp_path: Path):
+    lines = (json.dumps({"text": f"line {n} " * (n % 40 + 1)}) + "\n" for n in range(150))
+    (tmp_path / "lines.jsonl").write_text("".join(lines))
+    given = [Given(str(tmp_path / "lines.jsonl"), "lines")]
+    for name in ("one", "two"):
+        prepare_shards(given, tmp_path / name, heldout_percent=20.0, shard_bytes=4000)
+    one, two = (Corpus.open(tmp_path / name) for name in ("one", "two"))
+    assert len(one.documents("train").pieces) > 3
+    assert [status for status, _, _ in score(one.folder, 1, 99)] == [0]
+    assert any(status == -9 for status, _, _ in score(two.folder, 2, 2))
+    again = score(two.folder, 2, 99)
+    assert [status for status, _, _ in again] == [0, 0], again
+    shards = sum(len(two.documents(split).pieces) for split in ("train", "heldout"))
+    assert all(int(out.splitlines()[-1]) <= shards - 1 for _, out, _ in again), "what was done stayed done"
+    for split in ("train", "heldout"):
+        fingerprint = json.loads((one.folder / f"{split}.entropies.json").read_bytes())["fingerprint"]
+        expected, found = (
+            np.array(read_entropies(corpus, split, fingerprint), np.float32) for corpus in (one, two)
+        )  # fmt: skip
+        np.testing.assert_allclose(found, expected, atol=4e-3)
