@@ -61,7 +61,7 @@ class Checkpoints:
 
         Args:
           state: a pytree of arrays. It may be donated or changed as soon as this returns.
-          record: JSON values.
+          record: JSON values; may be changed then, too.
 
         Raises:
           OSError: when this one can't be begun, or the one before it could not be finished.
@@ -69,7 +69,8 @@ class Checkpoints:
         try:
             if step in self._open().all_steps():
                 return
-            record = {**record, "shapes": _shapes(state), "checksums": checksums(state)}
+            # A copy: the thread that writes it must not see what the caller changes in it meanwhile.
+            record = json.loads(json.dumps({**record, "shapes": _shapes(state), "checksums": checksums(state)}))
             sealed = {"record": record, "checksum": _record_checksum(record)}
             self._open().save(
                 step,

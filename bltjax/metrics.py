@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TextIO, runtime_checkable
 
+from bltjax.flops import PEAKS
+
 Row = Mapping[str, Any]
 
 TRACKERS = ("tensorboard", "wandb")
@@ -22,6 +24,9 @@ class Journal:
     A row is in the file when `write` returns, so a killed process loses none; `sync` makes them outlast the machine.
     Opening drops what does not belong: a last line that was cut short, and rows after the step that the run goes on
     from, since those steps will be taken, and written, again.
+
+    Attributes:
+      dropped: the rows that were dropped on opening.
     """
 
     def __init__(self, path: str | os.PathLike[str], after_step: int) -> None:
@@ -31,7 +36,9 @@ class Journal:
           ValueError: for a line, other than a torn last one, that is not a row.
         """
         self.path = Path(path)
-        kept = [line for row, line in _lines(self.path) if row["step"] <= after_step]
+        lines = _lines(self.path)
+        kept = [line for row, line in lines if row["step"] <= after_step]
+        self.dropped = [row for row, _ in lines if row["step"] > after_step]
         text = b"".join(kept)
         if not self.path.exists() or self.path.read_bytes() != text:
             replace_file(self.path, text)
@@ -207,7 +214,7 @@ class Progress:
         bits = "-" if row["bits_per_byte"] is None else f"{row['bits_per_byte']:.4f}"
         text = (
             f"{self._label}step {row['step']:,}/{total_steps:,}  {readable(row['bytes_seen'], 'B')}  "
-            f"{bits} bits/byte  {readable(rate, 'B/s')}  {duration(seconds)} left"
+            f"{bits} bits/byte  {readable(rate, 'B/s')}  {_speed(row)}{duration(seconds)} left"
         )
         if self._terminal:
             self._stream.write("\r" + text.ljust(self._width))
@@ -229,6 +236,27 @@ class Progress:
         if self._terminal and self._width:
             self._stream.write("\n")
             self._width = 0
+
+
+def _speed(row: Row) -> str:
+    timing = row["timing"]
+    if "flops_per_second" not in timing:
+        return ""
+    share = f" ({timing['of_peak']:.1%} of peak)" if "of_peak" in timing else ""
+    return f"{readable(timing['flops_per_second'], 'FLOP/s')}{share}  "
+
+
+# What JAX calls a device, by what `flops.PEAKS` calls its chip; the more special names come first.
+_KINDS = {
+    "v6 lite": "tpu-v6e", "v6e": "tpu-v6e", "v5 lite": "tpu-v5e", "v5e": "tpu-v5e", "v5": "tpu-v5p", "v4": "tpu-v4",
+    "h100": "nvidia-h100", "a100": "nvidia-a100",
+}  # fmt: skip
+
+
+def peak_of(device_kind: str) -> float | None:
+    """Peak bfloat16 FLOP/s of a device by the name that JAX has for it, such as "TPU v5 lite"; None if not known."""
+    found = [chip for name, chip in _KINDS.items() if name in device_kind.lower()]
+    return PEAKS[found[0]] if found else None
 
 
 def readable(value: float, unit: str) -> str:

@@ -19,16 +19,18 @@ from jax.sharding import Mesh
 
 from bltjax.checkpoint import Checkpoints, check_same
 from bltjax.claim import Claim, about_run, data_identity, read_config
-from bltjax.config import BLTConfig, TrainConfig
+from bltjax.config import BLTConfig, TokenTransformerConfig, TrainConfig
 from bltjax.data.pipeline import train_batches
 from bltjax.data.views import Source
 from bltjax.evaluate import Score, evaluate
-from bltjax.metrics import Journal, Progress, Row, replace_file, trackers
+from bltjax.flops import flops_per_byte
+from bltjax.metrics import Journal, Progress, Row, peak_of, replace_file, trackers
 from bltjax.optim import learning_rate
 from bltjax.runtime import Stopped, StopRequest, gather, is_first_process, stop_on_signals, together
 from bltjax.sharding import make_mesh
 from bltjax.step import StepMetrics, TrainState, TrainStep, compile_step
 from bltjax.tally import Tally
+from bltjax.walltime import WallTime
 
 __all__ = ["RunResult", "Score", "data_identity", "evaluate", "fit", "load_params"]
 
@@ -44,6 +46,7 @@ class RunResult:
     params: Any
     bytes_seen: int  # raw bytes trained on
     device_seconds: float  # over all restarts; compiling, saving and scoring are left out
+    wall: dict[str, float]  # seconds by what they were spent on, over all restarts; the keys of `walltime.BUCKETS`
     fill: dict[str, float]  # share of the positions, and for BLT of the patch slots, that training rows used
 
 
@@ -59,6 +62,7 @@ def fit(
     checkpoint_seconds: float = math.inf,
     grace_seconds: float | None = None,
     allow_change: Sequence[str] = (),
+    profile: int = 0,
     devices: Sequence[Any] | None = None,
 ) -> RunResult:
     """Trains, or goes on training, or finds that all is done.
@@ -78,6 +82,7 @@ def fit(
       checkpoint_seconds: saves after this time too, not only every config.checkpoint_every steps.
       grace_seconds: how long saving may take after SIGTERM, where `stop` is None; see `runtime.stop_on_signals`.
       allow_change: keys of the configuration that may differ from what the run was begun with; see `claim.Claim`.
+      profile: traces so many steps, from the third one on, into the folder "profile", for xprof.
       devices: to use; None: all.
 
     Raises:
@@ -92,7 +97,8 @@ def fit(
         with stop_on_signals(grace_seconds) as stop:
             return fit(
                 config, source, folder, on_step=on_step, stop=stop, progress=progress, track=track,
-                checkpoint_seconds=checkpoint_seconds, allow_change=allow_change, devices=devices,
+                checkpoint_seconds=checkpoint_seconds, allow_change=allow_change,
+                profile=profile, devices=devices,
             )  # fmt: skip
     rows = dataclasses.replace(source.config, batch=config.rows.batch, seed=config.rows.seed)
     if config.rows.bytes != rows.bytes or config.rows.slots not in (None, rows.slots):
@@ -106,7 +112,7 @@ def fit(
         try:
             state = run.restore()
             if run.step < config.steps:
-                state = run.train(state, stop, track)
+                state = run.train(state, stop, track, profile)
         finally:
             progress.end()
             run.checkpoints.close()
@@ -121,6 +127,7 @@ def fit(
         params=state.params,
         bytes_seen=tally.bytes_seen,
         device_seconds=tally.device_seconds,
+        wall=run.wall.seconds,
         fill={name: getattr(tally, name) / (trained * places) for name, places in room.items()},
     )
 
@@ -136,6 +143,7 @@ class _Run:
         checkpoint_seconds: float,
         devices: Sequence[Any] | None,
     ) -> None:
+        self.wall = WallTime()
         self.config, self.source, self.folder = config, source, folder
         self.on_step, self.progress, self.checkpoint_seconds = on_step, progress, checkpoint_seconds
         self.mesh = make_mesh(config.mesh, devices)
@@ -176,15 +184,19 @@ class _Run:
             return self.train_step.initial_state(self.config.seed)
         state, record = found
         self.step, self.tally = record["step"], Tally(**record["tally"])
+        self.wall.add(record["wall"])
         if self.step < self.config.steps:
             self.progress.say(f"goes on from step {self.step:,} of {self.config.steps:,}")
         return state
 
-    def train(self, state: TrainState, stop: StopRequest, track: Sequence[str]) -> TrainState:
+    def train(self, state: TrainState, stop: StopRequest, track: Sequence[str], profile: int) -> TrainState:
         config, total, first = self.config, self.config.steps, self.step
         saves = (config.checkpoint_every, config.keep_every)
         batches = train_batches(self.source, config.rows, first, jax.process_index(), jax.process_count())
-        with _Rows(self, track) as rows:
+        with _Rows(self, track) as rows, _Trace(self, first + 2, profile) as trace:
+            self.wall.add({"lost to restarts": rows.lost_seconds})
+            self.wall.tick()
+            self.wall.default = "step"
             while self.step < total:
                 wish = _STOP if stop.requested else _SAVE if self.late() else 0
                 if jax.process_count() == 1:
@@ -198,9 +210,13 @@ class _Run:
                         f"is saved in {self.folder}: run the same command again to go on from there."
                     )
                 rate = learning_rate(config.optim, self.step, total)
-                state, metrics = self.train_step(state, next(batches), rate, wish)
+                trace.look()
+                with self.wall.spent("data wait"):
+                    batch = next(batches)
+                state, metrics = self.train_step(state, batch, rate, wish)
                 if self.step == first:
                     self.mark = time.perf_counter()  # the first call returns when the program is compiled
+                    self.wall.tick("compile")
                 self.step += 1
                 self.pending.append((self.step, rate, metrics))
                 # The metrics of a step are waited for when the next one is on its way: the devices never wait for us.
@@ -209,7 +225,8 @@ class _Run:
                 if due or self.step == total or self.agreed == _SAVE:
                     self.collect(rows, 0)
                     self.save(state, rows)
-            self.checkpoints.wait()
+            with self.wall.spent("checkpoint"):
+                self.checkpoints.wait()
         return state
 
     def collect(self, rows: "_Rows", leave: int) -> None:
@@ -222,7 +239,14 @@ class _Run:
             self.mark = now
             self.check_sound()
             if step % self.config.log_every == 0 or step == self.config.steps:
-                rows.write(self.tally.row(step, rate, self.room))
+                size = self.unit_bytes()
+                rows.write(with_speed(self.tally.row(step, rate, self.room), self.config, size, self.mesh))
+
+    def unit_bytes(self) -> float:
+        """Bytes per patch or token of the interval, as measured."""
+        name = {BLTConfig: "patches", TokenTransformerConfig: "positions"}.get(type(self.config.model))
+        sums = self.tally.sums
+        return 1.0 if name is None else sums.get("bytes", 0) / max(1, sums.get(name, 0))
 
     def late(self) -> bool:
         # One clock decides for all processes.
@@ -250,9 +274,10 @@ class _Run:
 
     def save(self, state: TrainState, rows: "_Rows") -> None:
         self.agreed = 0
-        rows.sync()
-        record = {"about": self.about, "step": self.step, "tally": dataclasses.asdict(self.tally)}
-        self.checkpoints.save(self.step, state, record)
+        with self.wall.spent("checkpoint"):
+            rows.sync()
+            record = {"about": self.about, "step": self.step, "tally": dataclasses.asdict(self.tally)}
+            self.checkpoints.save(self.step, state, {**record, "wall": self.wall.seconds})
         self.mark = self.saved = time.perf_counter()
 
 
@@ -262,10 +287,12 @@ class _Rows:
     def __init__(self, run: _Run, track: Sequence[str]) -> None:
         self._run = run
         self._first = is_first_process()
+        self.lost_seconds = 0.0  # of steps that an earlier part of this run took, and that are taken again
         if self._first:
             identity = hashlib.sha256(json.dumps(run.about, sort_keys=True).encode()).hexdigest()[:16]
             self._trackers = trackers(track, run.folder, run.about, identity)
             self._journal = Journal(run.folder / "metrics.jsonl", run.step)
+            self.lost_seconds = sum(row["timing"]["seconds"] for row in self._journal.dropped)
 
     def __enter__(self) -> "_Rows":
         return self
@@ -286,6 +313,47 @@ class _Rows:
     def sync(self) -> None:
         if self._first:
             self._journal.sync()
+
+
+class _Trace:
+    """A trace of some steps for xprof."""
+
+    def __init__(self, run: _Run, first: int, steps: int) -> None:
+        self._run, self._steps, self._running = run, range(first, first + steps), False
+
+    def look(self) -> None:
+        wanted = self._run.step in self._steps
+        if wanted != self._running:
+            self._running = wanted
+            if wanted:
+                jax.profiler.start_trace(str(self._run.folder / "profile"))
+            else:
+                jax.profiler.stop_trace()
+
+    def __enter__(self) -> "_Trace":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._running:
+            jax.profiler.stop_trace()
+
+
+def with_speed(row: dict[str, Any], config: TrainConfig, unit_bytes: float, mesh: Mesh) -> dict[str, Any]:
+    """A row of metrics, with the FLOPs per second of its interval under "timing", and their share of the peak if known.
+
+    They are the FLOPs of the model in the accounting "full".
+
+    Args:
+      unit_bytes: bytes per patch or token.
+    """
+    timing = row["timing"]
+    size = min(max(1.0, unit_bytes), float(config.rows.bytes))
+    cost = flops_per_byte(config.model, size, config.rows.bytes, "full").training
+    timing["flops_per_second"] = cost * timing["bytes_per_second"]
+    peak = peak_of(mesh.devices.flat[0].device_kind)
+    if peak is not None:
+        timing["of_peak"] = timing["flops_per_second"] / (peak * mesh.size)
+    return row
 
 
 def load_params(folder: str | Path, mesh: Mesh | None = None) -> tuple[TrainConfig, Any, int]:

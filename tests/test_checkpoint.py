@@ -74,6 +74,15 @@ def test_a_state_may_be_donated_as_soon_as_save_returns(tmp_path):
     np.testing.assert_array_equal(found["x"], np.arange(200_000))
 
 
+def test_a_record_may_be_changed_as_soon_as_save_returns(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    record = {"tally": {"steps": 1}}
+    checkpoints.save(1, {"x": jnp.arange(3)}, record)
+    record["tally"]["steps"] = 2
+    checkpoints.close()
+    assert Checkpoints(tmp_path).record(1)["tally"] == {"steps": 1}
+
+
 def test_restores_onto_another_mesh(tmp_path):
     mesh = make_mesh(MeshConfig(data=4, replica=2))
     x = jax.device_put(np.arange(64.0, dtype=np.float32).reshape(8, 8), batch_sharding(mesh))

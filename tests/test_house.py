@@ -24,10 +24,11 @@ FLOORS = (
     {"local", "global_model"},
     {"blt", "baselines"},
     {"families"},
-    {"loss", "flops", "interop"},
+    {"loss", "flops", "interop", "hlo"},
     {"data"},
-    {"optim", "metrics", "runtime", "checkpoint"},
+    {"optim", "metrics", "walltime", "runtime", "checkpoint", "chips"},
     {"step"},
+    {"ahead"},
     {"tally", "evaluate", "claim", "train", "scoring"},
     {"scaling"},
 )

@@ -5,7 +5,18 @@ import json
 
 import pytest
 
-from bltjax.metrics import Journal, Progress, duration, flat, read_journal, readable, replace_file, trackers
+from bltjax.flops import PEAKS
+from bltjax.metrics import (
+    Journal,
+    Progress,
+    duration,
+    flat,
+    peak_of,
+    read_journal,
+    readable,
+    replace_file,
+    trackers,
+)
 
 
 def row(step, value=0.5):
@@ -166,3 +177,42 @@ def test_numbers_for_people():
     assert readable(0, "B/s") == "0 B/s"
     assert readable(999.6, "B") == "1 kB"
     assert [duration(s) for s in (45.2, 200, 7500, 59.7)] == ["45 s", "3 min 20 s", "2 h 05 min", "1 min 00 s"]
+
+
+def test_the_line_has_the_speed_and_its_share_of_the_peak():
+    stream = io.StringIO()
+    timed = {**row(5), "timing": {**row(5)["timing"], "flops_per_second": 2.5e14, "of_peak": 0.4567}}
+    Progress(stream=stream).show(timed, 10)
+    assert "250 TFLOP/s (45.7% of peak)  10 s left" in stream.getvalue()
+
+
+def test_a_row_whose_steps_were_all_skipped_has_a_line():
+    stream = io.StringIO()
+    Progress(stream=stream).show({**row(5), "bits_per_byte": None}, 10)
+    assert "  - bits/byte" in stream.getvalue()
+
+
+def test_a_silent_one_says_nothing(capsys):
+    silent = Progress(silent=True)
+    silent.show(row(5), 5)
+    silent.say("hello")
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("kind", "chip"),
+    [
+        ("TPU v4", "tpu-v4"), ("TPU v5 lite", "tpu-v5e"), ("TPU v5", "tpu-v5p"), ("TPU v5p", "tpu-v5p"),
+        ("TPU v6 lite", "tpu-v6e"), ("NVIDIA H100 80GB HBM3", "nvidia-h100"), ("NVIDIA A100-SXM4-80GB", "nvidia-a100"),
+    ],
+)  # fmt: skip
+def test_peaks_by_the_names_that_jax_has(kind, chip):
+    assert peak_of(kind) == PEAKS[chip]
+    assert peak_of("cpu") is None
+
+
+def test_rows_that_are_dropped_are_known(tmp_path):
+    journal = Journal(tmp_path / "metrics.jsonl", 0)
+    for step in (10, 20, 30):
+        journal.write(row(step))
+    assert [r["step"] for r in Journal(tmp_path / "metrics.jsonl", 10).dropped] == [20, 30]

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -27,6 +28,7 @@ from bltjax.config import (
 )
 from bltjax.data.corpus import Documents
 from bltjax.data.views import ByteSource
+from bltjax.flops import flops_per_byte
 from bltjax.metrics import read_journal
 from bltjax.runtime import Stopped, StopRequest
 from bltjax.train import fit, load_params
@@ -85,6 +87,34 @@ def test_rows_of_metrics_add_up(unbroken):
         assert 0 < row["fill"]["positions"] <= 1
     timing = [row["timing"] for row in read_journal(unbroken.folder / "metrics.jsonl")]
     assert unbroken.device_seconds == pytest.approx(sum(t["seconds"] for t in timing), rel=1e-6)
+
+
+def test_wall_time_is_booked_over_all_restarts(tmp_path):
+    begun = time.monotonic()
+    stop = StopRequest()
+    with pytest.raises(Stopped):
+        run(tmp_path, stop=stop, on_step=lambda row: row["step"] == 9 and stop.request("the test"))
+    with open(tmp_path / "metrics.jsonl", "ab") as file:  # as a kill after step 12 would leave it
+        file.write(b'{"step": 12, "timing": {"seconds": 1.5}}\n')
+    result = run(tmp_path)
+    taken = time.monotonic() - begun
+    assert result.wall["lost to restarts"] == 1.5
+    assert all(result.wall[name] > 0 for name in ("start", "compile", "data wait", "step", "checkpoint"))
+    assert 0.5 * taken < sum(result.wall.values()) - 1.5 <= taken
+
+
+def test_rows_have_the_speed_in_flops(unbroken):
+    cost = flops_per_byte(CONFIG.model, 1, CONFIG.rows.bytes, "full").training
+    for row in read_journal(unbroken.folder / "metrics.jsonl"):
+        timing = row["timing"]
+        assert timing["flops_per_second"] == pytest.approx(cost * timing["bytes_per_second"])
+        assert "of_peak" not in timing, "nobody states the peak of this CPU"
+
+
+def test_some_steps_are_traced_for_xprof(tmp_path, unbroken):
+    result = run(tmp_path, profile=2)
+    assert len(list((tmp_path / "profile").rglob("*.xplane.pb"))) == 1
+    assert_same_run(result, unbroken)
 
 
 def test_a_model_learns(unbroken):
