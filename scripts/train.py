@@ -31,6 +31,7 @@ from bltjax import vocabulary
 from bltjax.config import (
     BLTConfig,
     EntropyModelConfig,
+    MeshConfig,
     PatcherConfig,
     RowsConfig,
     TokenTransformerConfig,
@@ -51,7 +52,9 @@ from bltjax.patching.calibrate import calibrate, check_starts
 from bltjax.presets import preset
 from bltjax.runtime import Stopped, is_first_process, keep_compiled, process_count, start, together
 from bltjax.scoring import params_hash, score_corpus
+from bltjax.sharding import make_mesh
 from bltjax.train import evaluate, fit, load_params
+from bltjax.walltime import WallTime, table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +87,8 @@ class Arguments:
     """After SIGTERM: end by then, saved or not; None: take the time that saving takes."""
     allow_change: tuple[str, ...] = ()
     """Keys of the configuration that may differ from what this run was begun with, such as optim.peak-rate."""
+    profile: int = 0
+    """Trace so many steps, from the third one on, into the folder "profile" of the run, for xprof."""
     coordinator: str | None = None
     """host:port of process 0, where several processes train together; srun, mpirun and GKE need none of these three."""
     num_processes: int | None = None
@@ -151,7 +156,9 @@ class Inputs:
                     "(--preset entropy-cpu) and name its run with --entropy-run, or choose another --patcher.rule."
                 )
             return stored
-        config, params, step = load_params(entropy_run)
+        # Whole on every device, so that each process can hash them.
+        mesh = make_mesh(MeshConfig(replica=-1, data=1)) if process_count() > 1 else None
+        config, params, step = load_params(entropy_run, mesh)
         if not isinstance(config.model, EntropyModelConfig) or step < config.steps:
             kind = f"step {step} of {config.steps} of a {type(config.model).__name__}"
             raise ValueError(f"entropy_run={entropy_run}: is {kind}; name a finished run of an entropy model.")
@@ -160,11 +167,6 @@ class Inputs:
             raise ValueError(
                 f"entropy_run={entropy_run}: {self.corpus.folder} has the entropies of another model, which other runs "
                 f"may have read. Leave --entropy-run out to use them, or remove {about} to score the corpus anew."
-            )
-        if stored is None and process_count() > 1:
-            raise ValueError(
-                f"entropy_run={entropy_run}: several processes can't score a corpus together yet. Score it first, with "
-                "one process: the same command with --steps 1 and another --out."
             )
         say("entropies: " + ("stored already" if stored else "scoring the corpus"))
         return score_corpus(config.model, params, self.corpus)
@@ -218,6 +220,7 @@ def say(message: str) -> None:
 
 
 def main(arguments: Arguments) -> None:
+    wall = WallTime()
     start(
         arguments.coordinator, arguments.num_processes, arguments.process_id, several=arguments.distributed
     )  # fmt: skip
@@ -235,6 +238,7 @@ def main(arguments: Arguments) -> None:
     heldout = heldout_batches(
         inputs.source("heldout"), rows.bytes, stride, rows.batch, arguments.heldout_bytes, *part
     )  # fmt: skip
+    wall.tick("start")
     result = fit(
         inputs.run,
         inputs.source("train"),
@@ -243,9 +247,13 @@ def main(arguments: Arguments) -> None:
         checkpoint_seconds=60 * arguments.checkpoint_minutes,
         grace_seconds=arguments.grace_seconds,
         allow_change=arguments.allow_change,
+        profile=arguments.profile,
     )
+    wall.skip()  # what training took, `fit` has booked
+    wall.add(result.wall)
     say(f"scoring {heldout.bytes:,} held-out bytes")
     score = evaluate(inputs.run.model, result.params, heldout)
+    wall.tick("evaluation")
     if not is_first_process():
         return
     found = {
@@ -255,8 +263,10 @@ def main(arguments: Arguments) -> None:
         "bytes_seen": result.bytes_seen,
         "device_seconds": result.device_seconds,
         "fill": result.fill,
+        "wall_seconds": wall.seconds,
     }
     replace_file(arguments.out / "result.json", json.dumps(found, indent=2).encode())
+    say(f"where the wall time went\n{table(wall.seconds)}")
     say(f"{score.bits_per_byte:.4f} bits per byte on held-out documents; all about it in {arguments.out}")
 
 

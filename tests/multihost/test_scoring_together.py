@@ -88,3 +88,31 @@ def test_two_processes_killed_and_started_again_store_what_one_stores(tmp_path: 
             np.array(read_entropies(corpus, split, fingerprint), np.float32) for corpus in (one, two)
         )  # fmt: skip
         np.testing.assert_allclose(found, expected, atol=4e-3)
+
+
+@pytest.mark.slow
+def test_two_processes_train_on_entropies_that_they_have_scored_themselves(tmp_path: Path):
+    for n in range(40):
+        (tmp_path / f"{n}.txt").write_text(f"{n} bottles\n" * 20)
+    prepare_shards([Given(f"{tmp_path}/*.txt", "text")], tmp_path / "corpus", heldout_percent=20.0, shard_bytes=2000)
+    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "PYTHONPATH": str(ROOT)}
+
+    def train(preset: str, *arguments: str) -> subprocess.Popen[str]:
+        common = ["--rows.bytes", "64", "--rows.batch", "8", "--steps", "2", "--corpus", str(tmp_path / "corpus")]
+        command = [sys.executable, str(ROOT / "scripts" / "train.py"), "--preset", preset, *common, *arguments]
+        return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    alone = train("entropy-tiny", "--out", str(tmp_path / "entropy"))
+    out, _ = alone.communicate(timeout=200)
+    assert alone.returncode == 0, out
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    more = ["--entropy-run", str(tmp_path / "entropy"), "--patcher.mean-patch-bytes", "3"]
+    more += ["--out", str(tmp_path / "blt"), "--coordinator", address, "--num-processes", "2", "--process-id"]
+    together = [train("blt-tiny", *more, str(i)) for i in range(2)]
+    for process in together:
+        out, _ = process.communicate(timeout=250)
+        assert process.returncode == 0, out
+    assert json.loads((tmp_path / "blt" / "result.json").read_bytes())["sums"]["bytes"] > 0
+    assert (tmp_path / "corpus" / "heldout.entropies.json").is_file()
