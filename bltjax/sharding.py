@@ -155,14 +155,15 @@ def constrain(x: jax.Array | np.ndarray, logical_axes: Sequence[str | None]) -> 
       ValueError: when there are not as many names as dimensions, or for an unknown name.
     """
     check_axes(x, logical_axes)
+    out: Any = x
     free, sizes = free_axes()
     explicit = [name for name, kind in free.items() if kind == AxisType.Explicit]
     automatic = [name for name, kind in free.items() if kind == AxisType.Auto]
     if explicit:
-        x = jax.reshard(x, partition_spec(logical_axes, explicit))
+        out = jax.reshard(out, partition_spec(logical_axes, explicit))
     if automatic and math.prod(sizes.values()) > 1:
-        x = jax.lax.with_sharding_constraint(x, partition_spec(logical_axes, automatic))
-    return x
+        out = jax.lax.with_sharding_constraint(out, partition_spec(logical_axes, automatic))
+    return out
 
 
 def out_sharding(logical_axes: Sequence[str | None]) -> PartitionSpec | None:
@@ -264,6 +265,12 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def batch_ways(mesh: Mesh) -> int:
     """Into how many parts the mesh splits the rows of a batch."""
     return mesh.shape["replica"] * mesh.shape["data"]
+
+
+def divisible(slots: int, mesh: Mesh) -> int:
+    """The patch slots that a row gets so that the mesh divides them: those given, and up to a few empty ones."""
+    parts = mesh.shape["sequence"]
+    return -(-slots // parts) * parts
 
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:

@@ -18,7 +18,15 @@ from bltjax.config import BLTConfig, ModelConfig, OptimConfig
 from bltjax.loss import Sums, loss_sums, real_bytes, row_sums
 from bltjax.optim import adamw, judge, no_recent
 from bltjax.patching.patches import Patches
-from bltjax.sharding import batch_ways, parameter_shardings, partition_spec, put_batch, replicated
+from bltjax.sharding import (
+    batch_sharding,
+    batch_ways,
+    divisible,
+    parameter_shardings,
+    partition_spec,
+    put_batch,
+    replicated,
+)
 
 
 @chex.dataclass
@@ -75,6 +83,7 @@ class TrainStep:
         self.mesh = mesh
         self._ways = accumulation * batch_ways(mesh)
         self._accumulation = accumulation
+        self._slots = slots = None if slots is None else divisible(slots, mesh)
         self._wishes: dict[int, jax.Array] = {}
         optimizer = adamw(optim)
 
@@ -175,11 +184,41 @@ class TrainStep:
         with jax.set_mesh(self.mesh):
             return self._step(state, put_batch(batch, self.mesh), np.float32(rate), self._on_each_device(wish))
 
+    def lower(self, rows: int, positions: int) -> jax.stages.Lowered:
+        """The step for global batches of a shape, for a compiler: nothing is computed, and no device is needed.
+
+        Args:
+          rows: of the global batch.
+          positions: inputs of a row.
+
+        Raises:
+          ValueError: when the rows do not divide over micro-batches and devices.
+        """
+        self.check_rows(rows)
+        where = batch_sharding(self.mesh)
+
+        def shape(columns: int, dtype: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((rows, columns), dtype, sharding=where)
+
+        fields: Any = {
+            "ids": shape(positions, np.int16),
+            "targets": shape(positions, np.int16),
+            "target_bytes": shape(positions, np.uint16),
+            "starts": None if self._slots is None else shape(positions + 1, np.bool_),
+        }
+        wishes, layout = self._wish_layout()
+        with jax.set_mesh(self.mesh):
+            wish = jax.ShapeDtypeStruct(wishes, np.int32, sharding=layout)
+            return self._step.lower(self.abstract_state, Batch(**fields), np.float32(0), wish)
+
+    def _wish_layout(self) -> tuple[tuple[int, ...], NamedSharding]:
+        shape = (batch_ways(self.mesh), self.mesh.shape["model"], self.mesh.shape["sequence"])
+        return shape, NamedSharding(self.mesh, partition_spec(("batch", "heads", "bytes")))
+
     def _on_each_device(self, value: int) -> jax.Array:
         # Each process can give its own: so it is no scalar, of which all must give the same.
         if value not in self._wishes:
-            shape = (batch_ways(self.mesh), self.mesh.shape["model"], self.mesh.shape["sequence"])
-            sharding = NamedSharding(self.mesh, partition_spec(("batch", "heads", "bytes")))
+            shape, sharding = self._wish_layout()
             one = np.full((1, 1, 1), value, np.int32)
             self._wishes[value] = jax.make_array_from_callback(shape, sharding, lambda index: one)
         return self._wishes[value]
@@ -207,6 +246,7 @@ class ScoreStep:
 
     def __init__(self, model: ModelConfig, mesh: Mesh, slots: int | None) -> None:
         self.mesh = mesh
+        slots = None if slots is None else divisible(slots, mesh)
 
         def score(params: Any, batch: Batch) -> Sums:
             return row_sums(_logits(model, slots, params, batch), batch.targets, batch.target_bytes)

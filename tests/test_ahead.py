@@ -1,0 +1,66 @@
+import dataclasses
+import math
+import os
+
+import pytest
+
+from bltjax.ahead import Plan, compile_ahead, least_traffic, model_flops
+from bltjax.config import MeshConfig
+from bltjax.flops import parameters
+from bltjax.presets import preset
+
+
+def plan(name, remat="none", **changes):
+    model = preset(name)
+    compute = dataclasses.replace(model.compute, dtype="bfloat16", remat=remat)
+    return Plan(dataclasses.replace(model, compute=compute), **changes)
+
+
+def test_model_flops_are_those_of_all_bytes_of_a_batch():
+    small = plan("blt-400m", topology="v5e:4x4", rows=1, positions=8192, slots=2048)
+    many = dataclasses.replace(small, rows=48)
+    assert model_flops(many) == 48 * model_flops(small)
+    # 470M parameters in the global model for each of 2,048 patches, six FLOPs each, and the local models beside it
+    assert 6 * 470e6 * 2048 < model_flops(small) < 2 * 6 * 470e6 * 2048
+
+
+def test_the_least_that_full_sharding_sends_grows_with_parameters_and_micro_batches():
+    """Kernels once forward and once backward in bfloat16, gradients once in float32; tables only what is looked up."""
+    one = plan("byte-450m", topology="v5e:4x4", mesh=MeshConfig(data=16), rows=16)
+    sizes = {"replica": 1, "data": 16, "model": 1, "sequence": 1}
+    kernels = sum(parameters(one.model).values()) - 260 * 1280 - (2 * 24 + 1) * 1280
+    looked_up = 2 * 8192 * 1280 * 2 * 15 / 16
+    assert least_traffic(one, sizes)["data"] == pytest.approx(kernels * 15 / 16 * (2 * 2 + 4) + looked_up, rel=1e-12)
+    twice = dataclasses.replace(one, accumulation=2, rows=32)
+    more = least_traffic(twice, sizes)["data"] - least_traffic(one, sizes)["data"]
+    assert more == pytest.approx(kernels * 15 / 16 * 2 * 2 + looked_up, rel=1e-12)
+    assert least_traffic(one, {**sizes, "data": 1}) == {}
+
+
+@pytest.fixture
+def nobody_to_ask(monkeypatch):
+    monkeypatch.setitem(os.environ, "TPU_SKIP_MDS_QUERY", "1")
+    monkeypatch.setitem(os.environ, "ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+
+
+@pytest.mark.pods
+@pytest.mark.parametrize(
+    ("name", "topology", "mesh", "size"),
+    [
+        ("blt-tiny", "v5e:2x2", {"data": 4}, {"positions": 256, "slots": 64}),
+        ("blt-400m", "v5e:4x4", {"data": 16}, {"positions": 8192, "slots": 2048}),
+    ],
+)
+def test_a_preset_compiles_for_its_pod(name, topology, mesh, size, nobody_to_ask):
+    rows = math.prod(mesh.values())
+    report = compile_ahead(plan(name, "full", topology=topology, mesh=MeshConfig(**mesh), rows=rows, **size))
+    assert report.devices == rows
+    assert report.free > 0
+    assert {axes for one in report.traffic for axes in one.axes} == {"data"}
+    # Only kernels are gathered, and of tables what is looked up: activations would be hundreds of megabytes more.
+    sent = sum(one.sent for one in report.traffic)
+    assert sent < 1.5 * report.least["data"] + 1e6
+    held = report.parameters + report.optimizer
+    assert held == pytest.approx(12 * sum(parameters(preset(name)).values()) / rows, rel=0.2)
+    if name != "blt-tiny":  # whose products are smaller than a tile
+        assert report.compiled_flops / report.model_flops < 4 / 3 * 1.15  # the forward pass is computed twice

@@ -1,0 +1,151 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from bltjax.config import MeshConfig
+from bltjax.hlo import Program, by_axis, dimensions, size_in_bytes
+from bltjax.sharding import make_mesh
+
+
+def compiled(function, *shapes, mesh=None):
+    return jax.jit(function).lower(*[jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes]).compile()
+
+
+def test_sizes_are_read_from_shapes():
+    assert dimensions("bf16[2,1,10]{2,1,0:T(8,128)(2,1)S(1)}") == (2, 1, 10)
+    assert size_in_bytes("bf16[2,1,10]{2,1,0:T(8,128)}") == 40
+    assert size_in_bytes("(f32[3]{0}, /*index=1*/pred[4]{0}, s32[])") == 12 + 4 + 4
+    assert size_in_bytes("(f32[3]{0:T(128)S(1)}, f32[5]{0})", "main") == 20
+
+
+def test_a_loop_counts_as_often_as_it_runs():
+    def stack(x, kernels):
+        return jax.lax.scan(lambda x, kernel: (jnp.tanh(x @ kernel), None), x, kernels)[0]
+
+    program = compiled(stack, (64, 32), (7, 32, 32))
+    assert Program(program.as_text()).flops == 7 * 2 * 64 * 32 * 32
+    xla = program.cost_analysis()["flops"]
+    assert xla < 2 * 2 * 64 * 32 * 32, "XLA counts a loop's body once: that is why this room exists"
+
+
+def test_of_a_gradient_all_products_count_as_xla_counts_them_unrolled():
+    def loss(kernels, x):
+        for kernel in kernels:
+            x = jnp.maximum(x @ kernel, 0)
+        return x.sum()
+
+    program = compiled(jax.grad(loss), (3, 32, 32), (64, 32))
+    assert Program(program.as_text()).flops == (3 * 3 - 1) * 2 * 64 * 32 * 32  # no gradient for x
+    assert Program(program.as_text()).flops == pytest.approx(program.cost_analysis()["flops"], rel=0.1)
+
+
+def test_of_a_conditional_the_dearest_branch_counts():
+    def either(which, x):
+        return jax.lax.switch(which, [lambda x: x, lambda x: x @ x, lambda x: x @ x @ x], x)
+
+    shapes = jax.ShapeDtypeStruct((), np.int32), jax.ShapeDtypeStruct((32, 32), np.float32)
+    assert Program(jax.jit(either).lower(*shapes).compile().as_text()).flops == 2 * 2 * 32**3
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+def test_a_convolution_counts_its_real_products(padding):
+    def convolve(x, kernel):
+        return jax.lax.conv_general_dilated(x, kernel, (2, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    lowered = jax.jit(convolve).lower(*[jnp.zeros(shape) for shape in ((2, 9, 7, 4), (3, 3, 4, 5))])
+    counted = lowered.cost_analysis()["flops"]
+    assert Program(lowered.compile().as_text()).flops == pytest.approx(counted, rel=1e-6)
+
+
+# As TPU compilers write them: a batch axis is a window over a dilated axis, and trips stand in no attribute.
+PRODUCT_AS_CONVOLUTION = """
+HloModule product
+
+ENTRY %main (a: f32[10,128,64], b: f32[10,128,64]) -> f32[10,128,128] {
+  %a = f32[10,128,64]{2,1,0:T(8,128)} parameter(0)
+  %b = f32[10,128,64]{2,1,0:T(8,128)} parameter(1)
+  ROOT %c = f32[10,128,128]{2,1,0:T(8,128)} convolution(%a, %b), WINDOW, dim_labels=0bf_0oi->0bf
+}
+""".replace("WINDOW", "window={size=10 stride=9 lhs_dilate=10}")
+LOOP_IN_STEPS_OF_TWO = """
+HloModule loop
+
+%body (p: (s32[], f32[8,8])) -> (s32[], f32[8,8]) {
+  %p = (s32[], f32[8,8]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %x = f32[8,8]{1,0} get-tuple-element(%p), index=1
+  %two = s32[] constant(2)
+  %next = s32[] add(%i, %two)
+  %y = f32[8,8]{1,0} dot(%x, %x), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  ROOT %t = (s32[], f32[8,8]{1,0}) tuple(%next, %y)
+}
+
+%condition (q: (s32[], f32[8,8])) -> pred[] {
+  %q = (s32[], f32[8,8]{1,0}) parameter(0)
+  %limit = s32[] constant(7)
+  %j = s32[] get-tuple-element(%q), index=0
+  ROOT %less = pred[] compare(%j, %limit), direction=LT
+}
+
+ENTRY %main (z: (s32[], f32[8,8])) -> (s32[], f32[8,8]) {
+  %z = (s32[], f32[8,8]{1,0}) parameter(0)
+  ROOT %w = (s32[], f32[8,8]{1,0}) while(%z), condition=%condition, body=%body
+}
+"""
+
+
+def test_a_product_written_as_a_convolution_has_the_flops_of_the_product():
+    assert Program(PRODUCT_AS_CONVOLUTION).flops == 2 * 10 * 128 * 128 * 64
+
+
+def test_trips_are_read_from_the_condition_and_the_counter():
+    assert Program(LOOP_IN_STEPS_OF_TWO).flops == 4 * 2 * 8**3
+
+
+def test_a_loop_whose_trips_cannot_be_read_is_refused():
+    with pytest.raises(ValueError, match="while w: how often it runs"):
+        Program(LOOP_IN_STEPS_OF_TWO.replace("add(%i, %two)", "multiply(%i, %two)"))
+
+
+def test_text_that_is_no_program_is_refused():
+    with pytest.raises(ValueError, match=r"compiled\.as_text"):
+        Program("module @jit_f {}")
+
+
+SIZES = {"replica": 1, "data": 2, "model": 2, "sequence": 2}
+PIECE = 16 * 4  # bytes that a device holds of a [2, 64] array split over data and model
+
+
+@pytest.mark.parametrize(
+    ("collective", "kind", "sent"),
+    [
+        (lambda x: jax.lax.psum(x, "data"), "all-reduce", PIECE * 2),
+        (lambda x: jax.lax.all_gather(x, "data"), "all-gather", PIECE * 2),
+        (lambda x: jax.lax.psum_scatter(x, "data", scatter_dimension=1, tiled=True), "reduce-scatter", PIECE),
+        (lambda x: jax.lax.all_to_all(x, "data", 1, 0, tiled=True), "all-to-all", PIECE),
+        (lambda x: jax.lax.ppermute(x, "data", [(0, 1), (1, 0)]), "collective-permute", PIECE * 2),
+    ],
+)
+def test_traffic_is_named_by_its_axis_and_measured(collective, kind, sent):
+    mesh = make_mesh(MeshConfig(**SIZES))
+    spec = PartitionSpec("data", "model")
+    body = functools.partial(jax.shard_map, mesh=mesh, in_specs=spec, out_specs=PartitionSpec(None), check_vma=False)
+    program = jax.jit(body(collective)).lower(jnp.zeros((2, 64))).compile()
+    [found] = [one for one in Program(program.as_text(), SIZES).traffic if one.axes == ("data",)]
+    assert (found.kind, found.count) == (kind, 1)
+    assert found.sent == sent
+
+
+def test_traffic_in_a_loop_counts_as_often_as_it_runs():
+    mesh = make_mesh(MeshConfig(**SIZES))
+
+    def loop(x):
+        return jax.lax.scan(lambda x, _: (jax.lax.pmean(jnp.sin(x), "sequence"), None), x, None, length=5)[0]
+
+    mapped = jax.shard_map(loop, mesh=mesh, in_specs=PartitionSpec(), out_specs=PartitionSpec(), check_vma=False)
+    program = Program(jax.jit(mapped).lower(jnp.zeros(16)).compile().as_text(), SIZES)
+    assert by_axis(program.traffic) == {("sequence",): 5 * 16 * 4}
