@@ -1,3 +1,4 @@
+import contextlib
 import gzip
 import hashlib
 import json
@@ -126,7 +127,6 @@ from bltjax.data.prepare import prepare_shards
 from bltjax.data.slices import Given
 given = [Given(*one) for one in json.loads(sys.argv[2])]
 if __name__ == "__main__":
-    print("begun", flush=True)
     prepare_shards(given, sys.argv[1], workers=int(sys.argv[3]), **json.loads(sys.argv[4]))
 """
 
@@ -139,25 +139,21 @@ def test_killed_at_any_moment_and_run_again_the_bytes_are_the_same(
     script.write_text(KILLED)
     arguments = [json.dumps([[one.path, one.source, one.license] for one in given]), str(workers), json.dumps(SMALL)]
     command = [sys.executable, str(script), str(out), *arguments]
-    generator, kills, span = random.Random(workers), 0, 0.15 if workers == 1 else 6.0
-    while True:
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True
-        )
-        assert process.stdout is not None
-        with process.stdout:
-            process.stdout.readline()
-            # At first so soon that the preparation cannot be done; it goes a little further each time.
-            time.sleep(generator.uniform(0, span))
+    generator, kills, reached = random.Random(workers), 0, 0
+    while not (out / "manifest.json").is_file() and kills < 4:
+        reached += generator.randint(1, 20)
+        process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True)
+        # So many files on, and then anywhere within the writing of the next one or two.
+        while process.poll() is None and sum(len(files) for _, _, files in os.walk(out)) < reached:
+            time.sleep(0.002)
+        time.sleep(generator.uniform(0, 0.02))
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait(60)
-        kills += process.returncode != 0
-        span *= 1.3
-        if (out / "manifest.json").is_file() or kills > 12:
-            break
-        with pytest.raises(FileNotFoundError, match=r"not finished|holds no corpus"):
-            Corpus.open(out)
-    assert kills >= 2
+        kills += process.wait(60) != 0
+        if not (out / "manifest.json").is_file():
+            with pytest.raises(FileNotFoundError, match=r"not finished|holds no corpus"):
+                Corpus.open(out)
+    assert kills >= 3
     prepare_shards(given, out, **SMALL)
     assert hashes(out) == hashes(folder)
 
