@@ -21,6 +21,10 @@ class WallTime:
         self.seconds[self.default if name is None else name] += now - self._mark
         self._mark = now
 
+    def skip(self) -> None:
+        """Leaves the time since the last tick out: it is booked elsewhere."""
+        self._mark = time.perf_counter()
+
     @contextmanager
     def spent(self, name: str) -> Iterator[None]:
         """Books what happens inside to a bucket."""

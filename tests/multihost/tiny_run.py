@@ -39,6 +39,7 @@ def config(steps: int, **mesh: int) -> TrainConfig:
         log_every=3,
         checkpoint_every=7,
         keep_every=50,
+        max_skips=1000,  # spikes come here and there, and must come alike
     )
 
 
