@@ -263,7 +263,6 @@ def main(arguments: Arguments) -> None:
         "bytes_seen": result.bytes_seen,
         "device_seconds": result.device_seconds,
         "fill": result.fill,
-        "wall_seconds": wall.seconds,
     }
     replace_file(arguments.out / "result.json", json.dumps(found, indent=2).encode())
     say(f"where the wall time went\n{table(wall.seconds)}")

@@ -3,6 +3,7 @@
 import json
 import re
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -55,6 +56,7 @@ def test_from_a_corpus_to_a_blt_and_its_score(corpus, entropy, tmp_path, capsys)
     assert scored["sums"]["bytes"] == scored["heldout"]["all_bytes"] > 0
     assert f"{scored['bits_per_byte']:.4f} bits per byte on held-out documents" in printed
     assert 0 < scored["fill"]["patches"] <= 1
+    assert re.search(r"where the wall time went\nstart .*\n(.*\n)*evaluation .*\nall .* 100.0%", printed)
     assert [row["step"] for row in read_journal(tmp_path / "run" / "metrics.jsonl")] == [2, 4]
 
     # The same command again finds all of it done; the scores are now beside the corpus.
@@ -155,3 +157,31 @@ def test_help_needs_no_preset(capsys):
         train("--help")
     assert caught.value.code == 0
     assert "--optim.peak-rate" in capsys.readouterr().out
+
+
+def test_a_change_is_refused_unless_it_is_allowed_by_name(corpus, tmp_path):
+    run = ("--preset", "byte-tiny", "--corpus", corpus, "--out", tmp_path / "run", *COMMON)
+    train(*run)
+    with pytest.raises(SystemExit, match=r"(?s)optim/beta1: 0.9 before, 0.5 now.*--allow-change"):
+        train(*run, "--optim.beta1", "0.5")
+    with pytest.raises(SystemExit, match=r"is not a key of this configuration"):
+        train(*run, "--allow-change", "betta")
+    train(*run, "--optim.beta1", "0.5", "--allow-change", "optim.beta1")
+    train("--config", tmp_path / "run" / "config.json", "--corpus", corpus, "--out", tmp_path / "run")
+
+
+def test_a_corpus_that_has_changed_since_the_start_is_named(corpus, tmp_path):
+    copy = tmp_path / "corpus"
+    shutil.copytree(corpus, copy)
+    run = ("--preset", "byte-tiny", "--corpus", copy, "--out", tmp_path / "run", *COMMON)
+    train(*run)
+    before = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    data = bytearray((copy / "train.bytes").read_bytes())
+    data[100] ^= 1
+    (copy / "train.bytes").write_bytes(data)
+    with pytest.raises(SystemExit, match=r"train\.bytes has SHA-256 .*, the manifest says"):
+        train(*run)
+    (copy / "train.bytes").unlink()
+    with pytest.raises(SystemExit, match=r"train\.bytes is missing"):
+        train(*run)
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == before
