@@ -2,12 +2,15 @@ import dataclasses
 import math
 import os
 
+import numpy as np
 import pytest
+from jax.experimental import topologies
 
 from bltjax.ahead import Plan, compile_ahead, least_traffic, model_flops
 from bltjax.config import MeshConfig
 from bltjax.flops import parameters
 from bltjax.presets import preset
+from bltjax.sharding import make_mesh
 
 
 def plan(name, remat="none", **changes):
@@ -41,6 +44,17 @@ def test_the_least_that_full_sharding_sends_grows_with_parameters_and_micro_batc
 def nobody_to_ask(monkeypatch):
     monkeypatch.setitem(os.environ, "TPU_SKIP_MDS_QUERY", "1")
     monkeypatch.setitem(os.environ, "ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+
+
+@pytest.mark.pods
+def test_only_replicas_lie_in_several_slices(nobody_to_ask):
+    described = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2", num_slices=2)
+    mesh = make_mesh(MeshConfig(replica=4, data=2), described.devices)
+    slices = np.vectorize(lambda device: device.slice_index)(mesh.devices)
+    assert (slices == slices[:, :1]).all(), "a replica lies in one slice"
+    assert set(slices.ravel()) == {0, 1}
+    with pytest.raises(ValueError, match=r"mesh\(replica=1\) over 2 slices: must be a multiple"):
+        make_mesh(MeshConfig(data=8), described.devices)
 
 
 @pytest.mark.pods
