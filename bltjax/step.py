@@ -197,19 +197,20 @@ class TrainStep:
         self.check_rows(rows)
         where = batch_sharding(self.mesh)
 
-        def shape(columns: int, dtype: Any) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct((rows, columns), dtype, sharding=where)
+        def nothing(columns: int, dtype: type[np.generic]) -> np.ndarray:
+            return np.broadcast_to(dtype(0), (rows, columns))  # of any size without memory
 
-        fields: Any = {
-            "ids": shape(positions, np.int16),
-            "targets": shape(positions, np.int16),
-            "target_bytes": shape(positions, np.uint16),
-            "starts": None if self._slots is None else shape(positions + 1, np.bool_),
+        fields: dict[str, Any] = {
+            "ids": nothing(positions, np.int16),
+            "targets": nothing(positions, np.int16),
+            "target_bytes": nothing(positions, np.uint16),
+            "starts": None if self._slots is None else nothing(positions + 1, np.bool_),
         }
+        batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), Batch(**fields))
         wishes, layout = self._wish_layout()
         with jax.set_mesh(self.mesh):
             wish = jax.ShapeDtypeStruct(wishes, np.int32, sharding=layout)
-            return self._step.lower(self.abstract_state, Batch(**fields), np.float32(0), wish)
+            return self._step.lower(self.abstract_state, batch, np.float32(0), wish)
 
     def _wish_layout(self) -> tuple[tuple[int, ...], NamedSharding]:
         shape = (batch_ways(self.mesh), self.mesh.shape["model"], self.mesh.shape["sequence"])
