@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
-PROSE = sorted(path for pattern in ("*.md", "experiments/*.md") for path in ROOT.glob(pattern))
+PROSE = sorted(path for pattern in ("*.md", "experiments/*.md", "docs/*.md") for path in ROOT.glob(pattern))
 
 
 def blocks(language: str) -> list[str]:
