@@ -304,6 +304,5 @@ def replacing(path: Path) -> Iterator[Any]:
             os.fsync(file.fileno())
         os.chmod(partial, 0o644)
         os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+    finally:
+        Path(partial).unlink(missing_ok=True)  # where it has not become the file

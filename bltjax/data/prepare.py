@@ -21,6 +21,7 @@ The plan keeps the sizes and times of the input files, so a preparation that goe
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import hashlib
 import json
 import multiprocessing
@@ -37,7 +38,7 @@ from bltjax.data.corpus import SHARDED, SPLITS
 from bltjax.data.formats import Document, Part
 from bltjax.data.slices import Given, make_plan
 from bltjax.data.store import Store
-from bltjax.data.write import is_heldout, split_rule
+from bltjax.data.write import Counts, is_heldout, split_rule
 
 _DIGEST = np.dtype([("sha256", "u1", (32,)), ("document", "<i8")])
 
@@ -138,20 +139,13 @@ class Job:
         if self.store.size(f"work/slice-{number:05d}.json") is not None:
             return
         duplicates, everything = self._duplicates_of(number), hashlib.sha256()
-        counts = {"documents": 0, "bytes": 0, "empty": 0, "duplicates": 0, "duplicate_bytes": 0}
+        counts = Counts()
         with tempfile.TemporaryDirectory(dir=self.store.scratch) as scratch:
             writers = {split: _Writer(self, split, number, Path(scratch)) for split in SPLITS}
             for place, document in enumerate(self.documents(number)):
                 digest = hashlib.sha256(document.data).digest()
                 everything.update(digest)
-                counts["documents"] += 1
-                counts["bytes"] += len(document.data)
-                if not document.data:
-                    counts["empty"] += 1
-                elif place in duplicates:
-                    counts["duplicates"] += 1
-                    counts["duplicate_bytes"] += len(document.data)
-                else:
+                if counts.keep(document, place in duplicates):
                     held = is_heldout(digest, self.plan["heldout_percent"])
                     writers["heldout" if held else "train"].add(document)
             header = 8 * (len(self.buckets) + 1)
@@ -159,7 +153,7 @@ class Job:
                 files = ", ".join(part[0] for part in self.plan["slices"][number]["parts"][:3])
                 raise ValueError(f"{files}: changed while the corpus was prepared; remove {self.store.folder}/work.")
             written = {split: writer.finish() for split, writer in writers.items()}
-        about = {"source": self.plan["slices"][number]["source"], "read": counts, "shards": written}
+        about = {"source": self.plan["slices"][number]["source"], "read": dataclasses.asdict(counts), "shards": written}
         self.store.write(f"work/slice-{number:05d}.json", json.dumps(about).encode())
 
     def finish(self) -> dict[str, Any]:
@@ -168,7 +162,7 @@ class Job:
         Raises:
           ValueError: for no bytes at all, or a split without documents.
         """
-        read = {"documents": 0, "bytes": 0, "empty": 0, "duplicates": 0, "duplicate_bytes": 0}
+        read = Counts()
         by_source = {
             name: {**about, **{split: {"documents": 0, "bytes": 0} for split in SPLITS}}
             for name, about in self.plan["sources"].items()
@@ -176,8 +170,7 @@ class Job:
         splits: dict[str, dict[str, Any]] = {split: {"documents": 0, "bytes": 0, "shards": []} for split in SPLITS}
         for number in self.slices:
             about = json.loads(self.store.read(f"work/slice-{number:05d}.json"))
-            for key, count in about["read"].items():
-                read[key] += count
+            read.add(Counts(**about["read"]))
             for split, written in about["shards"].items():
                 into, of_source = splits[split], by_source[about["source"]][split]
                 for shard in written:
@@ -187,7 +180,7 @@ class Job:
                         total["documents"] += shard["documents"]
                         total["bytes"] += shard["bytes"]
         if not any(split["documents"] for split in splits.values()):
-            raise ValueError(f"the corpus has no bytes: {read['documents']} documents were read, all of them empty.")
+            raise ValueError(f"the corpus has no bytes: {read.documents} documents were read, all of them empty.")
         for name in SPLITS if self.plan["heldout_percent"] else ("train",):
             if not splits[name]["documents"]:
                 raise ValueError(
@@ -209,7 +202,7 @@ class Job:
             "format": SHARDED,
             "fingerprint": hashlib.sha256(canonical.encode()).hexdigest()[:16],
             "rule": rule,
-            "read": read,
+            "read": dataclasses.asdict(read),
             "origin": self.plan["origin"],
             "plan": _hash_of(self.plan),
             "sources": by_source,
@@ -331,7 +324,8 @@ def prepare_shards(
     with contextlib.ExitStack() as stack:
         pool = None
         if workers > 1:
-            pool = stack.enter_context(concurrent.futures.ProcessPoolExecutor(workers, context))
+            pool = concurrent.futures.ProcessPoolExecutor(workers, context)
+            stack.callback(pool.shutdown, cancel_futures=True)
         for stage, (method, kind) in enumerate(STAGES):
             numbers = getattr(job, kind)
             if pool is None:
@@ -348,8 +342,4 @@ def prepare_shards(
                     f"a worker of {workers} was killed, perhaps for want of memory ({error}): run this again, with "
                     "fewer workers or smaller shard_bytes; what is done stays done."
                 ) from error
-            except BaseException:
-                if pool is not None:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                raise
     return job.finish()

@@ -1,6 +1,7 @@
 """Documents to a corpus on disk: split by their hash, exact duplicates removed, all of it or nothing written."""
 
 import contextlib
+import dataclasses
 import fcntl
 import glob
 import hashlib
@@ -43,6 +44,38 @@ def is_heldout(digest: bytes, heldout_percent: float) -> bool:
     return int.from_bytes(digest[:8], "big") % _PARTS < round(heldout_percent * _PARTS / 100)
 
 
+@dataclasses.dataclass
+class Counts:
+    """What was read, and what of it is left out; the keys are those of a manifest."""
+
+    documents: int = 0
+    bytes: int = 0
+    empty: int = 0
+    duplicates: int = 0
+    duplicate_bytes: int = 0
+
+    def keep(self, document: Document, repeated: bool) -> bool:
+        """Counts a document; whether it is stored.
+
+        Args:
+          repeated: whether its bytes have come before.
+        """
+        size = len(document.data)
+        self.documents += 1
+        self.bytes += size
+        if not size:
+            self.empty += 1
+        elif repeated:
+            self.duplicates += 1
+            self.duplicate_bytes += size
+        return bool(size) and not repeated
+
+    def add(self, other: "Counts") -> None:
+        """Adds what was read elsewhere."""
+        for name, count in dataclasses.asdict(other).items():
+            setattr(self, name, getattr(self, name) + count)
+
+
 def prepare(
     documents: Iterable[Document],
     folder: str | os.PathLike[str],
@@ -76,33 +109,26 @@ def prepare(
         if not overwrite:
             raise FileExistsError(f"{folder} holds a corpus already: open it, name another folder, or overwrite it.")
     with _partial_folder(folder, overwrite) as partial:
-        counts = {"documents": 0, "bytes": 0, "empty": 0, "duplicates": 0, "duplicate_bytes": 0}
+        counts = Counts()
         with contextlib.ExitStack() as stack:
             writers = {split: stack.enter_context(_SplitWriter(partial, split)) for split in SPLITS}
             seen: set[bytes] = set()
             for document in documents:
-                counts["documents"] += 1
-                counts["bytes"] += len(document.data)
                 digest = hashlib.sha256(document.data).digest()
-                if not document.data:
-                    counts["empty"] += 1
-                elif digest in seen:
-                    counts["duplicates"] += 1
-                    counts["duplicate_bytes"] += len(document.data)
-                else:
+                if counts.keep(document, digest in seen):
                     seen.add(digest)
                     held = is_heldout(digest, heldout_percent)
                     writers["heldout" if held else "train"].add(document, digest)
             if not seen:
                 raise ValueError(
-                    f"the corpus has no bytes: {counts['documents']} documents were read, all of them empty."
-                    if counts["documents"]
+                    f"the corpus has no bytes: {counts.documents} documents were read, all of them empty."
+                    if counts.documents
                     else "the corpus has no documents: name other files or folders."
                 )
             for split in SPLITS if heldout_percent else ("train",):
                 if not writers[split].lengths:
                     raise ValueError(
-                        f"the {split} split is empty: none of {len(seen)} distinct documents ({counts['bytes']} bytes "
+                        f"the {split} split is empty: none of {len(seen)} distinct documents ({counts.bytes} bytes "
                         f"read) fell into it at heldout_percent={heldout_percent:g}. Give more documents, cut long "
                         "ones into pieces (piece_bytes), or change heldout_percent (0: nothing held out)."
                     )
@@ -111,7 +137,7 @@ def prepare(
             "format": FORMAT,
             "fingerprint": fingerprint(rule, splits),
             "rule": rule,
-            "read": counts,
+            "read": dataclasses.asdict(counts),
             "origin": getattr(documents, "origin", {}),
             "splits": splits,
         }
@@ -204,10 +230,8 @@ def _partial_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
         else:
             # Refused by the system where another process has put a corpus there meanwhile.
             os.replace(partial, folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     finally:
+        shutil.rmtree(partial, ignore_errors=True)  # where it has not become the folder
         os.close(descriptor)
 
 
