@@ -98,13 +98,28 @@ def read(part: Part) -> Iterator[Document]:
     return iter([Document(part.file, _read_whole(part.file))])
 
 
+def file_system(url: str) -> tuple[Any, str]:
+    """The file system that fsspec has for a URL, and the path in it.
+
+    Raises:
+      ImportError: where its package is not installed, naming the extra that has it.
+    """
+    import fsspec
+
+    try:
+        return fsspec.url_to_fs(url)  # pyright: ignore[reportReturnType]
+    except ImportError as error:
+        extra = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}.get(url.partition("://")[0])
+        advice = f"pip install 'bltjax[{extra}]'" if extra else "install the package that fsspec asks for"
+        raise ImportError(f"{url}: no file system for such URLs is installed; {advice} ({error}).") from error
+
+
 def opened(file: str) -> Any:
     """A file opened for reading, local or not."""
     if not is_remote(file):
         return open(file, "rb")
-    import fsspec
-
-    return fsspec.open(file, "rb").open()  # pyright: ignore[reportAttributeAccessIssue]
+    found, path = file_system(file)
+    return found.open(path, "rb")
 
 
 def _read_whole(file: str) -> bytes:

@@ -168,7 +168,7 @@ def size_of(file: str) -> int:
     """Bytes of a file, local or not."""
     if not is_remote(file):
         return os.path.getsize(file)
-    file_system, path = _file_system(file)
+    file_system, path = formats.file_system(file)
     return int(file_system.size(path))
 
 
@@ -176,23 +176,12 @@ def stamp_of(file: str) -> str:
     """What changes when a file is written anew: its time for local files, what the store gives for others."""
     if not is_remote(file):
         return str(os.stat(file).st_mtime_ns)
-    file_system, path = _file_system(file)
+    file_system, path = formats.file_system(file)
     return str(file_system.ukey(path))
 
 
-def _file_system(url: str) -> tuple[Any, str]:
-    import fsspec
-
-    try:
-        return fsspec.url_to_fs(url)  # pyright: ignore[reportReturnType]
-    except ImportError as error:
-        raise ImportError(
-            f"{url}: its file system is not installed ({error}); see the extras [gs] and [s3]."
-        ) from error
-
-
 def _expand_remote(url: str) -> tuple[list[str], int]:
-    file_system, root = _file_system(url)
+    file_system, root = formats.file_system(url)
     if glob.has_magic(root):
         found = [path for path in file_system.glob(root) if file_system.isfile(path)]
         if not found:

@@ -11,7 +11,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from bltjax.data.formats import is_remote
+from bltjax.data.formats import file_system, is_remote
 
 
 class Store:
@@ -25,9 +25,7 @@ class Store:
         self.folder = os.fspath(folder).rstrip("/")
 
     def _place(self, name: str) -> tuple[Any, str]:
-        import fsspec
-
-        return fsspec.url_to_fs(f"{self.folder}/{name}")  # pyright: ignore[reportReturnType]
+        return file_system(f"{self.folder}/{name}")
 
     @property
     def scratch(self) -> str | None:

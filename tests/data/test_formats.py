@@ -1,5 +1,7 @@
 import gzip
+import importlib
 import json
+import sys
 from pathlib import Path
 
 import fsspec
@@ -12,6 +14,7 @@ from array_record.python import array_record_module
 
 from bltjax.data import formats, sources
 from bltjax.data.formats import Part
+from bltjax.data.store import Store
 
 TEXTS = ["one", "zwei — größer", "三", "x" * 3000, "", "last\x00"]
 
@@ -100,3 +103,19 @@ def test_parts_of_parquet_are_row_groups(tmp_path: Path, part_bytes: int):
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.array_record", "a.txt"])
 def test_other_formats_are_not_divided(tmp_path: Path, name: str):
     assert formats.parts(str(tmp_path / name), 10**6, 100) == [Part(str(tmp_path / name))]
+
+
+@pytest.mark.parametrize(("url", "package", "extra"), [("gs://b/a", "gcsfs", "gs"), ("s3://b/a", "s3fs", "s3")])
+def test_a_file_system_that_is_not_installed_is_named_with_its_extra(
+    url: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(importlib.import_module("fsspec.registry")._registry, extra, raising=False)
+    for read in (
+        lambda: formats.opened(url),
+        lambda: sources.files([url]),
+        lambda: sources.stamp_of(url),
+        lambda: Store(url).size("a"),
+    ):
+        with pytest.raises(ImportError, match=rf"{url}.*pip install 'bltjax\[{extra}\]'"):
+            read()

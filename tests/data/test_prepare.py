@@ -1,6 +1,7 @@
 import contextlib
 import gzip
 import hashlib
+import importlib
 import json
 import os
 import random
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
@@ -20,6 +22,7 @@ from bltjax.data.prepare import Job, begin, prepare_shards
 from bltjax.data.slices import Given, make_plan
 from bltjax.data.store import Store
 from bltjax.data.write import prepare
+from scripts.launch import local
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SMALL = {"heldout_percent": 10.0, "shard_bytes": 3000, "bucket_bytes": 8000}
@@ -207,6 +210,60 @@ def test_to_and_from_a_store_that_is_no_disk(given: list[Given], folder: Path):
             Corpus.open("memory://bucket/corpus")
     finally:
         memory.rm("/bucket", recursive=True)
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of a bucket of an S3 server on this machine; processes that a test starts find it too."""
+    moto_server = importlib.import_module("moto.server")
+    server = moto_server.ThreadedMotoServer("127.0.0.1", local.free_port(), verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in (
+        ("AWS_ENDPOINT_URL", f"http://{host}:{port}"),
+        ("AWS_ACCESS_KEY_ID", "anybody"),
+        ("AWS_SECRET_ACCESS_KEY", "anything"),
+        ("AWS_DEFAULT_REGION", "us-east-1"),
+    ):
+        monkeypatch.setenv(name, value)
+    fsspec.get_filesystem_class("s3").clear_instance_cache()  # one of an earlier server
+    fsspec.filesystem("s3").mkdir("corpora")
+    yield "s3://corpora"
+    server.stop()
+
+
+@pytest.mark.slow
+def test_from_a_bucket_to_a_bucket_killed_half_way(tmp_path: Path, bucket: str):
+    s3 = fsspec.filesystem("s3")
+    for n in range(3):
+        lines = (json.dumps({"text": f"{i % 7} {n} " * (i + 1)}) + "\n" for i in range(20))
+        (tmp_path / f"{n}.jsonl").write_text("".join(lines))
+        s3.put_file(str(tmp_path / f"{n}.jsonl"), f"{bucket}/input/{n}.jsonl")
+    arguments = {"heldout_percent": 20.0, "shard_bytes": 1500, "bucket_bytes": 5000}
+    prepare_shards([Given(f"{tmp_path}/*.jsonl", "a")], tmp_path / "corpus", **arguments)
+    script, out = tmp_path / "killed.py", f"{bucket}/corpus"
+    script.write_text(KILLED)
+    command = [sys.executable, str(script), out, json.dumps([[f"{bucket}/input", "a", None]]), "1"]
+    for wanted in ("work/digests-00001.bin", "work/slice-00000.json"):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        process = subprocess.Popen([*command, json.dumps(arguments)], env=environment)
+        until = time.monotonic() + 60
+        while not s3.exists(f"{out}/{wanted}") and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.1)
+            s3.invalidate_cache()
+        process.kill()
+        assert process.wait(60) == -signal.SIGKILL
+    prepare_shards([Given(f"{bucket}/input", "a")], out, **arguments)
+    s3.invalidate_cache()
+    there = {path.removeprefix("corpora/corpus/"): s3.cat_file(path) for path in s3.find(f"{bucket}/corpus")}
+    found = {name: hashlib.sha256(data).hexdigest() for name, data in there.items()}
+    expected = hashes(tmp_path / "corpus")
+    assert found.keys() == expected.keys()
+    # The names of documents, and what the manifest says of them, tell where the input lay.
+    assert {name for name in found if found[name] != expected[name]} <= {
+        name for name in found if name.endswith((".names.jsonl", "manifest.json"))
+    }
+    assert len(found) > 3 * 4 and "manifest.json" in found
 
 
 def test_a_lost_or_changed_shard_is_named(given: list[Given], tmp_path: Path):
