@@ -41,11 +41,11 @@ from bltjax.config import (
 )
 from bltjax.data.corpus import Corpus, Split
 from bltjax.data.mixture import Mixture
-from bltjax.data.pipeline import heldout_batches
+from bltjax.data.pipeline import HeldoutBatches, heldout_batches
 from bltjax.data.stream import ByteStream, read_entropies
 from bltjax.data.tokenizer import Tokenizer
 from bltjax.data.tokenizer import train as train_tokenizer
-from bltjax.data.views import BLTSource, ByteSource, Source, TokenSource
+from bltjax.data.views import BLTSource, ByteSource, Source, StreamSource, TokenSource
 from bltjax.metrics import replace_file
 from bltjax.patching import stream_starts
 from bltjax.patching.calibrate import calibrate, check_starts
@@ -193,17 +193,21 @@ class Inputs:
         tokenizer.check_lossless(self.corpus.documents("heldout"))
         return tokenizer
 
-    def source(self, split: Split) -> Source:
-        """A split in rows for the model; the training split mixed by weights, if there are any."""
-        rows = self.run.rows if split == "train" else RowsConfig(bytes=self.run.rows.bytes, batch=self.run.rows.batch)
-        if split != "train" or not self.weights:
-            return self._source(split, rows)
+    def training(self) -> Source:
+        """The training split in rows for the model, mixed by weights, if there are any."""
+        rows = self.run.rows
+        if not self.weights:
+            return self._source("train", rows)
         if rows.slots is None and isinstance(self.run.model, BLTConfig | TokenTransformerConfig):
-            rows = self._source(split, rows).config  # one number for all sources
-        mixed = [self._source(split, rows, name) for name in self.weights]
+            rows = self._source("train", rows).config  # one number for all sources
+        mixed = [self._source("train", rows, name) for name in self.weights]
         return Mixture(mixed, list(self.weights.values()))
 
-    def _source(self, split: Split, rows: RowsConfig, source: str | None = None) -> Source:
+    def heldout(self) -> StreamSource:
+        """The held-out split, to be scored by the model."""
+        return self._source("heldout", RowsConfig(bytes=self.run.rows.bytes, batch=self.run.rows.batch))
+
+    def _source(self, split: Split, rows: RowsConfig, source: str | None = None) -> StreamSource:
         documents, model = self.corpus.documents(split, source), self.run.model
         if isinstance(model, BLTConfig):
             assert self.run.patcher is not None
@@ -219,29 +223,40 @@ def say(message: str) -> None:
         print(message, flush=True)
 
 
+def sound_corpus(arguments: Arguments) -> Corpus:
+    """The corpus, compared with its checksums where a run goes on."""
+    corpus = Corpus.open(arguments.corpus)
+    if (arguments.out / "config.json").exists() and "shards" not in corpus.manifest["splits"]["train"]:
+        say("comparing the corpus with its checksums, since this run goes on")  # shards are compared when they are read
+        corpus.verify()
+    return corpus
+
+
 def main(arguments: Arguments) -> None:
     wall = WallTime()
     start(
         arguments.coordinator, arguments.num_processes, arguments.process_id, several=arguments.distributed
     )  # fmt: skip
     keep_compiled(arguments.out / "compiled")
-    corpus = Corpus.open(arguments.corpus)
-    if (arguments.out / "config.json").exists() and "shards" not in corpus.manifest["splits"]["train"]:
-        say("comparing the corpus with its checksums, since this run goes on")  # shards are compared when they are read
-        corpus.verify()
+    corpus = together("corpus", lambda: sound_corpus(arguments))
     inputs = Inputs(corpus, arguments.run, arguments.entropy_run, arguments.weights)
     # What is made once, such as a tokenizer, the first process makes, and then the others find it.
-    together("inputs", lambda: inputs.source("train"), first_only=True)
+    made = together("inputs", inputs.training, first_only=True)
+    training = together("training rows", lambda: inputs.training() if made is None else made)
     rows = arguments.run.rows
     stride = rows.bytes // 2 if arguments.stride_bytes is None else arguments.stride_bytes
     part = (jax.process_index(), jax.process_count())
-    heldout = heldout_batches(
-        inputs.source("heldout"), rows.bytes, stride, rows.batch, arguments.heldout_bytes, *part
-    )  # fmt: skip
+
+    def scored() -> HeldoutBatches:
+        found = heldout_batches(inputs.heldout(), rows.bytes, stride, rows.batch, arguments.heldout_bytes, *part)
+        found.verify()
+        return found
+
+    heldout = together("held-out rows", scored)
     wall.tick("start")
     result = fit(
         inputs.run,
-        inputs.source("train"),
+        training,
         arguments.out,
         track=arguments.track,
         checkpoint_seconds=60 * arguments.checkpoint_minutes,

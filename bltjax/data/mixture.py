@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from bltjax.data.corpus import Documents
-from bltjax.data.rows import RowIndex, RowOrder, Windows, mix
-from bltjax.data.views import BLTSource, Row, Source
+from bltjax.data.rows import RowIndex, RowOrder, mix
+from bltjax.data.views import BLTSource, Row, Source, StreamSource
 
 ROUND = 4096  # rows: the shares of sources are met to a part in so many
 
@@ -64,7 +64,7 @@ class MixtureOrder(RowOrder):
 
 
 class Mixture(Source):
-    """Sources of one shape, drawn by weights; for training, where it stands for a source.
+    """Sources of one shape, drawn by weights. It has no stream of its own: each of its sources is scored apart.
 
     Attributes:
       sources: what is mixed.
@@ -72,7 +72,7 @@ class Mixture(Source):
       counts: int64 [sources], rows of each in a round of `ROUND`.
     """
 
-    def __init__(self, sources: Sequence[Source], weights: Sequence[float]) -> None:
+    def __init__(self, sources: Sequence[StreamSource], weights: Sequence[float]) -> None:
         """
         Args:
           sources: of one kind, with rows of one shape: several corpora, or the sources of one.
@@ -97,7 +97,6 @@ class Mixture(Source):
                 raise ValueError(f"sources[{i}] has no rows: {source.documents.total_bytes} bytes; leave it out.")
         super().__init__(Documents([piece for source in sources for piece in source.documents.pieces]), first.config)
         self.sources = tuple(sources)
-        self.dtype = first.dtype
         self.shares = np.array(weights, float) / sum(weights)
         # Rows of one source may hold fewer bytes than those of another.
         exact = self.shares / [source.mean_row_bytes for source in sources]
@@ -149,15 +148,5 @@ class Mixture(Source):
         return MixtureOrder([source.order(seed) for source in self.sources], self.counts, seed)
 
     def row(self, number: int) -> Row:
-        """A training row, by its number in `rows`."""
         source = int(np.searchsorted(self._firsts, number, "right")) - 1
         return self.sources[source].row(number - int(self._firsts[source]))
-
-    def build(self, begin: int, end: int, after: int, length: int) -> Row:
-        raise NotImplementedError("a mixture has no stream of its own: build rows of its sources.")
-
-    def document_positions(self, document: int) -> tuple[int, Int64[np.ndarray, "boundaries"]]:
-        raise NotImplementedError("a mixture is trained on; score each of its sources.")
-
-    def window_shape(self, found: Windows, context_bytes: int) -> tuple[int, int]:
-        raise NotImplementedError("a mixture is trained on; score each of its sources.")

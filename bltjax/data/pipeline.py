@@ -15,9 +15,18 @@ from jaxtyping import Int64
 from bltjax.batch import Batch
 from bltjax.config import RowsConfig
 from bltjax.data.rows import Windows
-from bltjax.data.views import BLTSource, ByteSource, Row, Source, TokenSource
+from bltjax.data.views import BLTSource, ByteSource, Row, Source, StreamSource, TokenSource
 
-__all__ = ["BLTSource", "ByteSource", "HeldoutBatches", "Source", "TokenSource", "heldout_batches", "train_batches"]
+__all__ = [
+    "BLTSource",
+    "ByteSource",
+    "HeldoutBatches",
+    "Source",
+    "StreamSource",
+    "TokenSource",
+    "heldout_batches",
+    "train_batches",
+]
 
 _AHEAD = 8  # batches that are prepared before they are asked for
 
@@ -54,7 +63,7 @@ def train_batches(
     if config.batch % process_count:
         raise ValueError(f"rows.batch={config.batch}: must be a multiple of the {process_count} processes.")
     split = f"{source.documents.total_bytes} bytes in {len(source.documents)} documents"
-    if source.stream.length - 1 < config.bytes:
+    if source.documents.total_bytes + 2 * len(source.documents) - 1 < config.bytes:
         raise ValueError(f"the corpus has {split}, less than one row of rows.bytes={config.bytes}: shorten the rows.")
     if len(source.rows) < config.batch:
         raise ValueError(
@@ -88,7 +97,7 @@ class HeldoutBatches(Sequence[Batch]):
 
     def __init__(
         self,
-        source: Source,
+        source: StreamSource,
         found: Windows,
         shape: tuple[int, int],
         row_documents: Int64[np.ndarray, "batches rows"],
@@ -102,6 +111,15 @@ class HeldoutBatches(Sequence[Batch]):
         self.bytes = int(source.documents.lengths[self.documents].sum())
         self._rows = row_documents.shape[1]
         self.description = description
+
+    def verify(self) -> None:
+        """Compares every document that this process's rows lie in with its SHA-256, before anything is scored.
+
+        Raises:
+          ValueError: for the first that differs.
+        """
+        for document in np.unique(self.row_documents[self.row_documents >= 0]):
+            self._source.documents[document]  # reading is comparing
 
     def __len__(self) -> int:
         return len(self.row_documents)
@@ -134,7 +152,7 @@ class HeldoutBatches(Sequence[Batch]):
 
 
 def heldout_batches(
-    source: Source,
+    source: StreamSource,
     context_bytes: int,
     stride_bytes: int,
     batch: int,

@@ -19,21 +19,19 @@ Row = dict[str, Shaped[np.ndarray, "..."]]  # the fields of a Batch, for one row
 
 
 class Source(abc.ABC):
-    """A split as one family of models reads it: its stream, its rows, and how a row is built.
+    """What a model trains on: rows of one shape, and the order in which they are drawn.
 
     Attributes:
-      documents: the split.
+      documents: what the rows are made of.
       config: the shape of rows; `slots` is a number for BLT and tokens, measured where it was None.
       length: inputs of a row, padding included: the L of a Batch.
       slots: patches (BLT), tokens or bytes of a row.
+      rows: where the rows begin.
     """
-
-    dtype: type[np.signedinteger[Any]] = np.int16
 
     def __init__(self, documents: Documents, config: RowsConfig) -> None:
         self.documents = documents
         self.config = config
-        self.stream = ByteStream(documents)
 
     @property
     def length(self) -> int:
@@ -57,8 +55,25 @@ class Source(abc.ABC):
         """The order in which training draws rows."""
         return RowOrder(self.rows, self.config.bytes, seed)
 
+    @abc.abstractmethod
     def row(self, number: int) -> Row:
-        """A training row, by its number in the text."""
+        """A training row, by its number in `rows`."""
+
+
+class StreamSource(Source):
+    """A split as one family of models reads it: one stream, of which any stretch is a row; it can be scored too.
+
+    Attributes:
+      stream: of the documents' bytes.
+    """
+
+    dtype: type[np.signedinteger[Any]] = np.int16
+
+    def __init__(self, documents: Documents, config: RowsConfig) -> None:
+        super().__init__(documents, config)
+        self.stream = ByteStream(documents)
+
+    def row(self, number: int) -> Row:
         begin, end = (int(unit) for unit in self.rows.units[number : number + 2])
         return self.build(begin, end, begin, self.length)
 
@@ -100,7 +115,7 @@ def _padded(values: Shaped[np.ndarray, "inputs"], length: int, filler: int, dtyp
     return out
 
 
-class ByteSource(Source):
+class ByteSource(StreamSource):
     """Rows of bytes, for the flat byte Transformer and the entropy model."""
 
     @functools.cached_property
@@ -183,7 +198,7 @@ class BLTSource(ByteSource):
         return context_bytes, max(2 + int(own.max(initial=0)), 2)
 
 
-class TokenSource(Source):
+class TokenSource(StreamSource):
     """Rows of BPE tokens. `config.slots` None is replaced by `rows.default_slots` of this split."""
 
     dtype = np.int32

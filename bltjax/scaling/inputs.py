@@ -6,8 +6,8 @@ stopped half-way is done again (or, for the entropy model's training, gone on wi
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from bltjax.data.pipeline import HeldoutBatches, heldout_batches
 from bltjax.data.sources import Sources
 from bltjax.data.stream import ByteStream, read_entropies
 from bltjax.data.tokenizer import Tokenizer, train
-from bltjax.data.views import BLTSource, ByteSource, Source, TokenSource
+from bltjax.data.views import BLTSource, ByteSource, StreamSource, TokenSource
 from bltjax.data.write import prepare
 from bltjax.metrics import Progress
 from bltjax.patching import stream_starts
@@ -40,6 +40,7 @@ from bltjax.train import fit
 
 EMBEDDED_BYTES = 8_000_000  # of the standard library, unless a study asks for more
 
+Made = TypeVar("Made")
 Say = Callable[[str], None]
 
 
@@ -82,6 +83,7 @@ class Inputs:
         """Opens the study's corpus, or prepares it."""
         self.study = study
         self._say = say
+        self._made: dict[Hashable, Any] = {}
         limit = study.corpus_bytes
         if limit is None and not study.corpus:
             limit = EMBEDDED_BYTES
@@ -94,9 +96,16 @@ class Inputs:
         sizes = {split: self.corpus.documents(split).total_bytes for split in ("train", "heldout")}
         say(f"corpus {self.corpus.fingerprint}: {sizes['train']:,} bytes to train on, {sizes['heldout']:,} held out")
 
-    @functools.cache  # noqa: B019
+    def _once(self, what: Hashable, make: Callable[[], Made]) -> Made:
+        if what not in self._made:
+            self._made[what] = make()
+        return self._made[what]
+
     def tokenizer(self, vocabulary_size: int) -> Tokenizer:
         """A BPE of so many tokens, trained on the training split and checked on every held-out document."""
+        return self._once(("tokenizer", vocabulary_size), lambda: self._tokenizer(vocabulary_size))
+
+    def _tokenizer(self, vocabulary_size: int) -> Tokenizer:
         path = self.corpus.folder / f"tokenizer-{vocabulary_size}.json"
         if path.is_file():
             tokenizer = Tokenizer.load(path)
@@ -137,16 +146,17 @@ class Inputs:
         run.finish(manifest, {"fingerprint": fingerprint, "device_seconds": done.device_seconds})
         return fingerprint
 
-    @functools.cache  # noqa: B019
     def patcher(self, patch_size: float) -> PatcherConfig:
         """The entropy patcher whose patches have so many bytes on average over the training split."""
+        return self._once(("patcher", patch_size), lambda: self._calibrated(patch_size))
+
+    def _calibrated(self, patch_size: float) -> PatcherConfig:
         entropies = read_entropies(self.corpus, "train", self.entropy_fingerprint)
         boundaries = ByteStream(self.corpus.documents("train")).document_starts
         found = calibrate(PatcherConfig(mean_patch_bytes=patch_size), boundaries, entropies)
         self._say(f"threshold {found.threshold:.4f} nats: {found.mean_patch_bytes:.3f} bytes per patch")
         return found.config
 
-    @functools.cache  # noqa: B019
     def _starts(self, patch_size: float, split: Split) -> np.ndarray:
         config = self.patcher(patch_size)
         boundaries = ByteStream(self.corpus.documents(split)).document_starts
@@ -156,38 +166,32 @@ class Inputs:
             check_starts(config, starts, boundaries, self.study.row_bytes)
         return starts
 
-    def source(self, model: ModelConfig, patch_size: float | None, split: Split) -> Source:
+    def source(self, model: ModelConfig, patch_size: float | None, split: Split) -> StreamSource:
         """A split as rows that a model reads; patch_size is for BLT."""
         if isinstance(model, BLTConfig):
             assert patch_size is not None
-            return self._blt_source(patch_size, split)
+            return self._once(("patches", patch_size, split), lambda: self._blt_source(patch_size, split))
         if isinstance(model, TokenTransformerConfig):
-            return self._token_source(model.vocabulary_size, split)
-        return self._byte_source(split)
+            tokens = model.vocabulary_size - vocabulary.OFFSET
+            return self._once(("tokens", tokens, split), lambda: self._token_source(tokens, split))
+        return self._once(("bytes", split), lambda: ByteSource(self.corpus.documents(split), self._rows))
 
     @property
     def _rows(self) -> RowsConfig:
         return RowsConfig(bytes=self.study.row_bytes, batch=self.study.batch)
 
-    @functools.cache  # noqa: B019
-    def _blt_source(self, patch_size: float, split: Split) -> Source:
+    def _blt_source(self, patch_size: float, split: Split) -> StreamSource:
         return BLTSource(self.corpus.documents(split), self._starts(patch_size, split), self._rows)
 
-    @functools.cache  # noqa: B019
-    def _token_source(self, vocabulary_size: int, split: Split) -> Source:
-        tokenizer = self.tokenizer(vocabulary_size - vocabulary.OFFSET)
-        return TokenSource(self.corpus.documents(split), tokenizer, self._rows)
-
-    @functools.cache  # noqa: B019
-    def _byte_source(self, split: Split) -> Source:
-        return ByteSource(self.corpus.documents(split), self._rows)
+    def _token_source(self, tokens: int, split: Split) -> StreamSource:
+        return TokenSource(self.corpus.documents(split), self.tokenizer(tokens), self._rows)
 
     def heldout(self, model: ModelConfig, patch_size: float | None) -> HeldoutBatches:
         """The held-out windows that a model is scored on: the same bytes for every family."""
-        return self._windows(self.source(model, patch_size, "heldout"))
+        source = self.source(model, patch_size, "heldout")
+        return self._once(("windows", source), lambda: self._windows(source))
 
-    @functools.cache  # noqa: B019
-    def _windows(self, source: Source) -> HeldoutBatches:
+    def _windows(self, source: StreamSource) -> HeldoutBatches:
         study = self.study
         return heldout_batches(source, study.row_bytes, study.stride, study.batch, study.heldout_bytes)
 

@@ -7,7 +7,7 @@ import pytest
 from bltjax.config import RowsConfig
 from bltjax.data.corpus import Documents
 from bltjax.data.mixture import ROUND, Mixture
-from bltjax.data.pipeline import BLTSource, ByteSource, train_batches
+from bltjax.data.pipeline import BLTSource, ByteSource, heldout_batches, train_batches
 from bltjax.data.stream import ByteStream
 
 ROWS = RowsConfig(bytes=16, batch=8, seed=3)
@@ -74,6 +74,12 @@ def test_the_index_counts_all_rows(mixture: Mixture):
     assert 0.9 < mixture.rows.fill()[0] <= 1.01
     number = len(mixture.sources[0].rows) + 4
     np.testing.assert_array_equal(mixture.row(number)["ids"], mixture.sources[1].row(4)["ids"])
+
+
+def test_a_mixture_is_trained_on_and_its_sources_are_scored(mixture: Mixture):
+    with pytest.raises(Exception, match="StreamSource"):
+        heldout_batches(mixture, 16, 16, batch=2)  # pyright: ignore[reportArgumentType]
+    assert sum(heldout_batches(source, 16, 16, batch=2).bytes for source in mixture.sources) == 520 + 600 + 4000
 
 
 def test_one_source_alone_is_itself():

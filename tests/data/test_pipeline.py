@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,10 +8,12 @@ import pytest
 from bltjax import vocabulary
 from bltjax.batch import Batch
 from bltjax.config import RowsConfig
-from bltjax.data.corpus import Documents
-from bltjax.data.pipeline import BLTSource, ByteSource, Source, TokenSource, heldout_batches, train_batches
+from bltjax.data.corpus import Corpus, Documents
+from bltjax.data.pipeline import BLTSource, ByteSource, StreamSource, TokenSource, heldout_batches, train_batches
+from bltjax.data.sources import Document
 from bltjax.data.stream import ByteStream
 from bltjax.data.tokenizer import Tokenizer
+from bltjax.data.write import prepare
 from bltjax.patching import Patches
 
 ROWS = RowsConfig(bytes=48, batch=4, seed=5)
@@ -26,7 +29,7 @@ def random_starts(documents: Documents) -> np.ndarray:
 
 
 @pytest.fixture(params=["byte", "blt", "token"])
-def source(request: pytest.FixtureRequest, texts: Documents, bpe: Tokenizer) -> Source:
+def source(request: pytest.FixtureRequest, texts: Documents, bpe: Tokenizer) -> StreamSource:
     return {
         "byte": lambda: ByteSource(texts, ROWS),
         "blt": lambda: BLTSource(texts, random_starts(texts), ROWS),
@@ -34,7 +37,7 @@ def source(request: pytest.FixtureRequest, texts: Documents, bpe: Tokenizer) -> 
     }[request.param]()
 
 
-def bytes_of(source: Source, ids: np.ndarray) -> bytes:
+def bytes_of(source: StreamSource, ids: np.ndarray) -> bytes:
     if isinstance(source, TokenSource):
         return source.tokenizer.decode(ids - vocabulary.OFFSET)
     return vocabulary.decode(ids)
@@ -49,7 +52,7 @@ def take(count: int, *args, **kwargs) -> list[Batch]:
     return list(itertools.islice(train_batches(*args, **kwargs), count))
 
 
-def test_a_run_goes_on_from_its_step_number(source: Source):
+def test_a_run_goes_on_from_its_step_number(source: StreamSource):
     unbroken = take(25, source, ROWS)
     assert 25 * ROWS.batch > 2 * len(source.rows), "further than one epoch"
     for step in (1, 7, 19):
@@ -58,7 +61,7 @@ def test_a_run_goes_on_from_its_step_number(source: Source):
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_processes_share_the_batch_of_one(source: Source, count: int):
+def test_processes_share_the_batch_of_one(source: StreamSource, count: int):
     parts = [take(9, source, ROWS, 3, process_index=i, process_count=count) for i in range(count)]
     for step, whole in enumerate(take(9, source, ROWS, 3)):
         for field in FIELDS:
@@ -67,7 +70,7 @@ def test_processes_share_the_batch_of_one(source: Source, count: int):
                 np.testing.assert_array_equal(union, getattr(whole, field))
 
 
-def test_an_epoch_holds_every_byte_once_and_the_next_one_otherwise(source: Source):
+def test_an_epoch_holds_every_byte_once_and_the_next_one_otherwise(source: StreamSource):
     rows = len(source.rows)
     config = dataclasses.replace(source.config, batch=1)
     batches = take(2 * rows, source, config)
@@ -93,7 +96,7 @@ def test_families_read_the_same_text_in_the_same_order(texts: Documents, bpe: To
         assert len(set(cells)) > 0.9 * len(by_byte.rows)
 
 
-def test_batches_hold_rows_in_the_order_drawn(source: Source):
+def test_batches_hold_rows_in_the_order_drawn(source: StreamSource):
     order = source.order(ROWS.seed)
     for step, batch in enumerate(take(3, source, ROWS)):
         for i in range(ROWS.batch):
@@ -120,12 +123,14 @@ def test_a_corpus_below_one_row_or_one_batch_is_refused_with_numbers():
         (ROWS, {"process_index": 2, "process_count": 2}, "process_index=2"),
     ],
 )
-def test_arguments_that_do_not_fit_are_refused_at_once(source: Source, config: RowsConfig, arguments, message: str):
+def test_arguments_that_do_not_fit_are_refused_at_once(
+    source: StreamSource, config: RowsConfig, arguments, message: str
+):
     with pytest.raises(ValueError, match=message):
         train_batches(source, config, **arguments)
 
 
-def test_an_error_while_a_row_is_built_reaches_the_caller(source: Source, monkeypatch: pytest.MonkeyPatch):
+def test_an_error_while_a_row_is_built_reaches_the_caller(source: StreamSource, monkeypatch: pytest.MonkeyPatch):
     def broken(*_: object) -> None:
         raise OSError("the disk is gone")
 
@@ -135,7 +140,7 @@ def test_an_error_while_a_row_is_built_reaches_the_caller(source: Source, monkey
 
 
 @pytest.mark.parametrize(("context", "stride"), [(40, 40), (40, 23), (24, 11), (1000, 500)])
-def test_every_heldout_byte_is_scored_once(source: Source, context: int, stride: int):
+def test_every_heldout_byte_is_scored_once(source: StreamSource, context: int, stride: int):
     batches = heldout_batches(source, context, stride, batch=5)
     scored: dict[int, list[np.ndarray]] = {}
     for documents, batch in zip(batches.row_documents, batches, strict=True):
@@ -151,7 +156,7 @@ def test_every_heldout_byte_is_scored_once(source: Source, context: int, stride:
 
 
 @pytest.mark.parametrize("context", [24, 40, 1000])
-def test_heldout_batches_have_one_shape_and_patches_accept_them(source: Source, context: int):
+def test_heldout_batches_have_one_shape_and_patches_accept_them(source: StreamSource, context: int):
     batches = heldout_batches(source, context, context, batch=3)
     most = 0
     for batch in batches:
@@ -205,7 +210,7 @@ def test_families_score_the_same_documents_within_a_budget(texts: Documents, bpe
     assert 0 < len(chosen[0]) < len(texts)
 
 
-def test_processes_share_heldout_batches(source: Source):
+def test_processes_share_heldout_batches(source: StreamSource):
     whole = heldout_batches(source, 40, 20, batch=6)
     parts = [heldout_batches(source, 40, 20, batch=6, process_index=i, process_count=3) for i in range(3)]
     for i, batch in enumerate(whole):
@@ -213,7 +218,21 @@ def test_processes_share_heldout_batches(source: Source):
         np.testing.assert_array_equal(np.concatenate([part.row_documents[i] for part in parts]), whole.row_documents[i])
 
 
-def test_heldout_batches_are_a_sequence(source: Source):
+def test_verification_finds_damage_in_the_documents_that_a_process_scores(tmp_path: Path, unchecked: None):
+    # Unchecked, since a check of annotations looks into batches.
+    documents = [Document(str(n), b"%d " % n * 20) for n in range(9)]
+    corpus = prepare(documents, tmp_path / "corpus", heldout_percent=0)
+    data = bytearray((corpus.folder / "train.bytes").read_bytes())
+    data[-1] ^= 1
+    (corpus.folder / "train.bytes").write_bytes(data)
+    source = ByteSource(Corpus.open(corpus.folder).documents("train"), ROWS)
+    first, second = (heldout_batches(source, 100, 50, 10, process_index=i, process_count=2) for i in range(2))
+    first.verify()
+    with pytest.raises(ValueError, match=r"train\.bytes: document 8 .* has SHA-256"):
+        second.verify()
+
+
+def test_heldout_batches_are_a_sequence(source: StreamSource):
     batches = heldout_batches(source, 40, 20, batch=4)
     assert len(list(batches)) == len(batches)
     assert_equal(batches[-1], batches[len(batches) - 1])
@@ -223,7 +242,7 @@ def test_heldout_batches_are_a_sequence(source: Source):
         batches[len(batches)]
 
 
-def test_heldout_arguments_that_do_not_fit_are_refused(source: Source):
+def test_heldout_arguments_that_do_not_fit_are_refused(source: StreamSource):
     with pytest.raises(ValueError, match="stride_bytes=41"):
         heldout_batches(source, 40, 41, batch=4)
     with pytest.raises(ValueError, match="batch=0"):

@@ -6,7 +6,7 @@ from bltjax.config import RowsConfig
 from bltjax.data.corpus import Documents
 from bltjax.data.stream import ByteStream
 from bltjax.data.tokenizer import Tokenizer
-from bltjax.data.views import BLTSource, ByteSource, Source, TokenSource
+from bltjax.data.views import BLTSource, ByteSource, StreamSource, TokenSource
 from bltjax.patching import Patches
 
 ROWS = RowsConfig(bytes=48)
@@ -21,7 +21,7 @@ def random_starts(documents: Documents, density: float = 0.3, seed: int = 0) -> 
 
 
 @pytest.fixture(params=["byte", "blt", "blt, few slots", "token", "token, few slots"])
-def source(request: pytest.FixtureRequest, texts: Documents, bpe: Tokenizer) -> Source:
+def source(request: pytest.FixtureRequest, texts: Documents, bpe: Tokenizer) -> StreamSource:
     return {
         "byte": lambda: ByteSource(texts, ROWS),
         "blt": lambda: BLTSource(texts, random_starts(texts), ROWS),
@@ -31,13 +31,13 @@ def source(request: pytest.FixtureRequest, texts: Documents, bpe: Tokenizer) -> 
     }[request.param]()
 
 
-def bytes_of(source: Source, ids: np.ndarray) -> bytes:
+def bytes_of(source: StreamSource, ids: np.ndarray) -> bytes:
     if isinstance(source, TokenSource):
         return source.tokenizer.decode(ids - vocabulary.OFFSET)
     return vocabulary.decode(ids)
 
 
-def test_rows_hold_every_byte_of_the_corpus_once(source: Source):
+def test_rows_hold_every_byte_of_the_corpus_once(source: StreamSource):
     rows = [source.row(n) for n in range(len(source.rows))]
     scored = np.concatenate([row["targets"][row["targets"] >= 0] for row in rows])
     # Every target that stands for bytes, in order, is the corpus itself.
@@ -50,7 +50,7 @@ def test_rows_hold_every_byte_of_the_corpus_once(source: Source):
     assert source.mean_row_bytes * len(rows) == pytest.approx(source.documents.total_bytes)
 
 
-def test_a_target_is_the_next_input_and_counts_its_own_bytes(source: Source):
+def test_a_target_is_the_next_input_and_counts_its_own_bytes(source: StreamSource):
     expected_first = vocabulary.BOS
     for number in range(len(source.rows)):
         row = source.row(number)
@@ -65,7 +65,7 @@ def test_a_target_is_the_next_input_and_counts_its_own_bytes(source: Source):
     assert expected_first == vocabulary.EOS
 
 
-def test_every_row_has_the_same_shape_and_type(source: Source):
+def test_every_row_has_the_same_shape_and_type(source: StreamSource):
     shapes = {
         tuple((name, value.shape, value.dtype.name) for name, value in source.row(n).items())
         for n in range(len(source.rows))
