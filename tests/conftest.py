@@ -4,6 +4,7 @@ Environment variables are set before anything imports JAX; a value that the call
 starts inherit them.
 """
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,8 +39,27 @@ def unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+@pytest.fixture
+def two_sources(tmp_path: Path) -> Path:
+    """The folder of a corpus in several shards, of two sources: 60 short documents each of "code" and of "prose"."""
+    from bltjax.data.prepare import prepare_shards
+    from bltjax.data.slices import Given
+
+    for name in ("code", "prose"):
+        lines = (json.dumps({"text": f"{name} number {n} " * (n % 9 + 1)}) + "\n" for n in range(60))
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
+    given = [Given(str(tmp_path / f"{name}.jsonl"), name) for name in ("code", "prose")]
+    prepare_shards(given, tmp_path / "corpus", heldout_percent=20.0, shard_bytes=900)
+    return tmp_path / "corpus"
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--runslow", action="store_true", help="run the tests marked slow as well")
+    parser.addoption(
+        "--chinchilla-points",
+        metavar="CSV",
+        help="the digitised points of Chinchilla's Figure 4 (not ours to ship); runs the tests that fit them",
+    )
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -57,3 +77,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         slow = [item for item in items if item.get_closest_marker("slow")]
         config.hook.pytest_deselected(items=slow)
         items[:] = [item for item in items if item not in slow]
+    if config.getoption("--chinchilla-points") is None:
+        golden = [item for item in items if "chinchilla_points" in getattr(item, "fixturenames", ())]
+        config.hook.pytest_deselected(items=golden)
+        items[:] = [item for item in items if item not in golden]

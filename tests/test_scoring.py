@@ -137,16 +137,12 @@ def test_scoring_goes_on_from_the_last_whole_shard(tmp_path, params, monkeypatch
     assert not list(corpus.folder.glob("*.parts"))
 
 
-def test_the_scores_of_a_source_are_those_of_its_documents(tmp_path, params):
-    for name in ("a", "b"):
-        lines = (json.dumps({"text": f"{name} {n} " * (n % 5 + 1)}) + "\n" for n in range(40))
-        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
-    given = [Given(str(tmp_path / f"{name}.jsonl"), name) for name in ("a", "b")]
-    prepare_shards(given, tmp_path / "corpus", heldout_percent=20.0, shard_bytes=500)
-    corpus = Corpus.open(tmp_path / "corpus")
+def test_the_scores_of_a_source_are_those_of_its_documents(two_sources, params):
+    corpus = Corpus.open(two_sources)
     fingerprint = score_corpus(MODEL, params, corpus)
-    parts = [read_entropies(corpus, "train", fingerprint, name) for name in ("a", "b")]
-    assert [len(part) for part in parts] == [ByteStream(corpus.documents("train", name)).length for name in ("a", "b")]
+    parts = [read_entropies(corpus, "train", fingerprint, name) for name in ("code", "prose")]
+    for part, name in zip(parts, ("code", "prose"), strict=True):
+        assert len(part) == ByteStream(corpus.documents("train", name)).length
     np.testing.assert_array_equal(np.concatenate(parts), read_entropies(corpus, "train", fingerprint))
 
 

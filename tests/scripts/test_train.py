@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from bltjax.data.prepare import prepare_shards
-from bltjax.data.slices import Given
 from bltjax.data.sources import Document
 from bltjax.data.write import prepare
 from bltjax.metrics import read_journal
@@ -79,13 +77,8 @@ def test_from_a_corpus_to_a_blt_and_its_score(corpus, entropy, tmp_path, capsys)
     assert not (tmp_path / "x").exists()
 
 
-def test_sources_are_drawn_by_their_weights(tmp_path, capsys):
-    for name in ("code", "prose"):
-        lines = (json.dumps({"text": f"{name} number {n} " * (n % 9 + 1)}) + "\n" for n in range(60))
-        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
-    given = [Given(str(tmp_path / f"{name}.jsonl"), name) for name in ("code", "prose")]
-    prepare_shards(given, tmp_path / "corpus", heldout_percent=20.0, shard_bytes=900)
-    common = ("--preset", "blt-tiny", "--corpus", tmp_path / "corpus", *COMMON, "--patcher.rule", "space")
+def test_sources_are_drawn_by_their_weights(two_sources, tmp_path, capsys):
+    common = ("--preset", "blt-tiny", "--corpus", two_sources, *COMMON, "--patcher.rule", "space")
     with pytest.raises(SystemExit, match=r"source='web'.*'code', 'prose'"):
         train(*common, "--out", tmp_path / "refused", "--weights", "web", "1")
     train(*common, "--out", tmp_path / "run", "--weights", "code", "3", "prose", "1")
