@@ -25,6 +25,7 @@ from bltjax.config import EntropyModelConfig, config_hash
 from bltjax.data.corpus import Corpus, Documents, Split, replacing
 from bltjax.data.stream import ByteStream, read_entropies, write_entropies
 from bltjax.patching import next_byte_entropy
+from bltjax.runtime import agree
 from bltjax.sharding import batch_ways, make_mesh, put_batch, replicated, shard_params
 
 SPLITS: tuple[Split, ...] = ("train", "heldout")
@@ -139,6 +140,9 @@ class Scorer:
 
         Args:
           show: is told how many positions are done, of how many.
+
+        Raises:
+          ValueError: for a document that is damaged; on all processes, whichever has read it.
         """
         stream = ByteStream(documents)
         cut = cut_rows(stream.document_starts, self.length, self.overlap)
@@ -153,15 +157,20 @@ class Scorer:
             if show is not None:
                 show(int(cut.end[min(first + self.rows, len(cut)) - 1]), stream.length)
 
+        failed: Exception | None = None
         waiting: tuple[int, jax.Array] | None = None
         with jax.set_mesh(self.mesh):
             for first in range(0, len(cut), self.rows):
                 ids = np.zeros((share, self.length), np.int32)
-                for row in range(share):
-                    place = first + jax.process_index() * share + row
-                    if place < len(cut):
+                try:
+                    own = first + jax.process_index() * share
+                    for place in range(own, min(own + share, len(cut)) if failed is None else own):
                         begin, end = int(cut.begin[place]), int(cut.end[place])
-                        ids[row, : end - begin] = stream.ids(begin, end)
+                        ids[place - own, : end - begin] = stream.ids(begin, end)
+                except Exception as error:
+                    if jax.process_count() == 1:
+                        raise
+                    failed = error  # no batch is scored without this process: the others would wait for ever
                 values = self._compiled(self._params, put_batch(ids, self.mesh))
                 # The devices work on this batch while the one before is stored and the next one is read.
                 if waiting is not None:
@@ -169,6 +178,7 @@ class Scorer:
                 waiting = first, values
             if waiting is not None:
                 store(*waiting)
+        agree("scoring", failed)
         out[stream.document_starts[1:] - 1] = 0
         return out
 

@@ -10,13 +10,14 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
+from bltjax.batch import Batch
 from bltjax.checkpoint import Checkpoints, check_same
 from bltjax.claim import Claim, about_run, data_identity, read_config
 from bltjax.config import BLTConfig, TokenTransformerConfig, TrainConfig
@@ -26,7 +27,7 @@ from bltjax.evaluate import Score, evaluate
 from bltjax.flops import flops_per_byte
 from bltjax.metrics import Journal, Progress, Row, peak_of, replace_file, trackers
 from bltjax.optim import learning_rate
-from bltjax.runtime import Stopped, StopRequest, gather, is_first_process, stop_on_signals, together
+from bltjax.runtime import Stopped, StopRequest, agree, gather, is_first_process, stop_on_signals, together
 from bltjax.sharding import make_mesh
 from bltjax.step import StepMetrics, TrainState, TrainStep, compile_step
 from bltjax.tally import Tally
@@ -34,7 +35,7 @@ from bltjax.walltime import WallTime
 
 __all__ = ["RunResult", "Score", "data_identity", "evaluate", "fit", "load_params"]
 
-_SAVE, _STOP = 1, 2  # wishes, which all processes see with the metrics of a step and follow after the same one
+_SAVE, _STOP, _FAILED = 1, 2, 3  # wishes: all processes see the greatest with the metrics of a step, and follow it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,6 +161,8 @@ class _Run:
         self.step, self.tally = 0, Tally()
         self.pending: deque[tuple[int, float, StepMetrics]] = deque()
         self.agreed = 0
+        self.batch: Any = None  # the last that was read
+        self.failed: Exception | None = None  # why this process has no further batch
         self.mark = self.saved = time.perf_counter()
 
     def claim(self, allow_change: Sequence[str]) -> Claim | None:
@@ -212,8 +215,8 @@ class _Run:
                 rate = learning_rate(config.optim, self.step, total)
                 trace.look()
                 with self.wall.spent("data wait"):
-                    batch = next(batches)
-                state, metrics = self.train_step(state, batch, rate, wish)
+                    batch = self.read(batches)
+                state, metrics = self.train_step(state, batch, rate, _FAILED if self.failed else wish)
                 if self.step == first:
                     self.mark = time.perf_counter()  # the first call returns when the program is compiled
                     self.wall.tick("compile")
@@ -229,12 +232,27 @@ class _Run:
                 self.checkpoints.wait()
         return state
 
+    def read(self, batches: Iterator[Batch]) -> Batch:
+        """The next batch; the last one again where it can't be read, until all processes know and end together."""
+        if self.batch is None:
+            self.batch = together("first batch", lambda: next(batches))
+        elif self.failed is None:
+            try:
+                self.batch = next(batches)
+            except Exception as error:
+                if jax.process_count() == 1:
+                    raise
+                self.failed = error  # no step is taken without this process: the others would wait for ever
+        return self.batch
+
     def collect(self, rows: "_Rows", leave: int) -> None:
         while len(self.pending) > leave:
             step, rate, metrics = self.pending.popleft()
             metrics = jax.device_get(metrics)
             now = time.perf_counter()
             self.agreed = max(self.agreed, int(metrics.wish))
+            if self.agreed == _FAILED:
+                agree("data", self.failed)  # on all after the same step, and before anything of it is kept
             self.tally.add(step, metrics, now - self.mark, self.mesh.size)
             self.mark = now
             self.check_sound()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -48,17 +49,18 @@ SCORE = textwrap.dedent("""
 """)
 
 
-def score(folder: Path, count: int, shards: int) -> list[tuple[int, str, str]]:
+def score(folders: list[Path], shards: int) -> list[tuple[int, str, str]]:
+    """Scores by a process for each folder, which may all be one; status, output and messages of each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "PYTHONPATH": str(ROOT)}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", SCORE, str(folder), address, str(count), str(i), str(shards)],
+            [sys.executable, "-c", SCORE, str(folder), address, str(len(folders)), str(i), str(shards)],
             env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
-        for i in range(count)
+        for i, folder in enumerate(folders)
     ]  # fmt: skip
     found = []
     for process in processes:
@@ -76,9 +78,9 @@ def test_two_processes_killed_and_started_again_store_what_one_stores(tmp_path: 
         prepare_shards(given, tmp_path / name, heldout_percent=20.0, shard_bytes=4000)
     one, two = (Corpus.open(tmp_path / name) for name in ("one", "two"))
     assert len(one.documents("train").pieces) > 3
-    assert [status for status, _, _ in score(one.folder, 1, 99)] == [0]
-    assert any(status == -9 for status, _, _ in score(two.folder, 2, 2))
-    again = score(two.folder, 2, 99)
+    assert [status for status, _, _ in score([one.folder], 99)] == [0]
+    assert any(status == -9 for status, _, _ in score([two.folder] * 2, 2))
+    again = score([two.folder] * 2, 99)
     assert [status for status, _, _ in again] == [0, 0], again
     shards = sum(len(two.documents(split).pieces) for split in ("train", "heldout"))
     assert all(int(out.splitlines()[-1]) <= shards - 1 for _, out, _ in again), "what was done stayed done"
@@ -88,6 +90,24 @@ def test_two_processes_killed_and_started_again_store_what_one_stores(tmp_path: 
             np.array(read_entropies(corpus, split, fingerprint), np.float32) for corpus in (one, two)
         )  # fmt: skip
         np.testing.assert_allclose(found, expected, atol=4e-3)
+
+
+@pytest.mark.slow
+def test_a_shard_that_one_process_finds_damaged_ends_the_scoring_of_both(tmp_path: Path):
+    lines = (json.dumps({"text": f"line {n} " * (n % 40 + 1)}) + "\n" for n in range(150))
+    (tmp_path / "lines.jsonl").write_text("".join(lines))
+    prepare_shards([Given(str(tmp_path / "lines.jsonl"), "lines")], tmp_path / "one", heldout_percent=20.0)
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    shard = next((tmp_path / "two").glob("train-*.array_record"))
+    data = bytearray(shard.read_bytes())
+    for document in Corpus.open(tmp_path / "one").documents("train"):
+        data[data.index(document.tobytes())] ^= 1
+    shard.write_bytes(data)
+    (first, _, first_said), (second, _, second_said) = score([tmp_path / "one", tmp_path / "two"], 99)
+    assert first and second
+    assert f"ValueError: {shard}: document" in second_said
+    assert f"process 1: ValueError: {shard}: document" in first_said
+    assert not list((tmp_path / "one").glob("train.entropies.f16"))
 
 
 @pytest.mark.slow
