@@ -1,18 +1,21 @@
 """A training step compiled for a pod that is not there: whether it fits, what it computes, what it sends, how long.
 
-The very program that `train.fit` runs is compiled by the TPU compiler for a named topology, on any machine (extra
-`tpu`); nothing is run. What comes back is read from the compiled program, and set beside what the model needs.
+The very program that `train.fit` runs is compiled for a named topology by the compiler for TPUs (extra `tpu`) or that
+for NVIDIA GPUs (extra `cuda-compile`), on any machine; nothing is run. What comes back is read from the compiled
+program, and set beside what the model needs.
 """
 
 import dataclasses
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
-from jax.experimental import topologies
+import numpy as np
+from jax.sharding import Mesh
 
-from bltjax import families
+from bltjax import families, topology
 from bltjax.chips import NOTED, Chip, chip
 from bltjax.config import BLTConfig, MeshConfig, ModelConfig, OptimConfig
 from bltjax.flops import flops_per_byte
@@ -22,7 +25,8 @@ from bltjax.step import TrainStep, compile_step
 
 ASSUMPTIONS = (
     f"chip figures as their makers state them ({NOTED}); products at the peak; main memory read and written by every "
-    "instruction that is not fused; all links of a chip busy; compute, memory and links each overlapped in full"
+    "instruction that is not fused; all links of a chip busy, and the network card of every GPU where nodes talk; "
+    "compute, memory and links each overlapped in full"
 )
 
 
@@ -31,7 +35,7 @@ class Plan:
     """What is to be compiled."""
 
     model: ModelConfig
-    topology: str  # chip:shape, such as v5e:4x4
+    topology: str  # chip:shape, such as v5e:4x4, or nodes x GPUs, such as h100:16x8
     mesh: MeshConfig = MeshConfig()
     rows: int = 1  # of the global batch
     positions: int = 8192  # bytes (or tokens) of a row
@@ -91,9 +95,8 @@ def compile_ahead(plan: Plan) -> Report:
       RuntimeError: from the compiler, as where the step needs more memory than a chip has.
     """
     machine = chip(plan.topology)
-    options = {"num_slices": plan.slices} if plan.slices > 1 else {}
-    described = topologies.get_topology_desc(platform="tpu", topology_name=plan.topology, **options)
-    mesh = make_mesh(plan.mesh, described.devices)
+    mesh = make_mesh(plan.mesh, topology.devices(plan.topology, plan.slices))
+    nodes = _nodes(plan, mesh)
     step = compile_step(plan.model, OptimConfig(), mesh, plan.accumulation, plan.slots)
     begin = time.perf_counter()
     lowered = step.lower(plan.rows, plan.positions)
@@ -104,7 +107,7 @@ def compile_ahead(plan: Plan) -> Report:
     memory: Any = compiled.memory_analysis()
     parameters, optimizer = (_on_one_device(tree) for tree in _state_parts(step))
     flops = program.flops
-    crossed = by_axis(program.traffic)
+    talk = talk_seconds(machine, nodes, mesh.axis_names, by_axis(program.traffic))
     return Report(
         devices=mesh.size,
         parameters=parameters,
@@ -116,18 +119,45 @@ def compile_ahead(plan: Plan) -> Report:
         compiled_flops=flops,
         traffic=tuple(program.traffic),
         least=least_traffic(plan, dict(mesh.shape)),
-        seconds=_roofline(machine, flops, program.memory_traffic, crossed),
+        seconds={"compute": flops / machine.peak, "memory": program.memory_traffic / machine.bandwidth, **talk},
         lower_seconds=middle - begin,
         compile_seconds=end - middle,
     )
 
 
-def _roofline(machine: Chip, flops: float, memory: float, crossed: dict[tuple[str, ...], float]) -> dict[str, float]:
-    return {
-        "compute": flops / machine.peak,
-        "memory": memory / machine.bandwidth,
-        "links": math.fsum(crossed.values()) / machine.links,
-    }
+def _nodes(plan: Plan, mesh: Mesh) -> np.ndarray:
+    """The node of GPUs that each device of a mesh lies in; 0 for all TPUs."""
+    if chip(plan.topology).node is None:
+        return np.zeros(mesh.devices.shape, int)
+    several, each = topology.nodes(plan.topology)
+    # Real nodes are told apart by `make_mesh`; devices that can only be compiled for don't say where they lie.
+    if mesh.shape["replica"] % several:
+        raise ValueError(
+            f"mesh(replica={mesh.shape['replica']}) over {several} nodes: must be a multiple of them, since only "
+            "replicas may talk over the slow network between nodes."
+        )
+    return np.vectorize(lambda device: device.id // each, otypes=[int])(mesh.devices)
+
+
+def talk_seconds(
+    machine: Chip, nodes: np.ndarray, names: tuple[str, ...], sent: Mapping[tuple[str, ...], float]
+) -> dict[str, float]:
+    """What links take at least, and the network where nodes of GPUs talk.
+
+    Args:
+      nodes: the node that each device of a mesh lies in.
+      names: of the axes of that mesh.
+      sent: bytes that each device sends along some of its axes; () for all of them.
+    """
+    found = {"links": 0.0}
+    for axes, size in sent.items():
+        group = nodes[tuple(slice(None) if name in (axes or names) else 0 for name in names)]
+        parts = len(np.unique(group))
+        if machine.network is None or parts == 1:
+            found["links"] += size / machine.links
+        else:  # each member of a group has a network card of its own, and what leaves a node leaves it once
+            found["network"] = found.get("network", 0.0) + size * parts / group.size / machine.network
+    return found
 
 
 def _state_parts(step: TrainStep) -> tuple[Any, Any]:

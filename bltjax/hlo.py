@@ -219,14 +219,14 @@ class Program:
         )
 
     def _own_flops(self, computation: str, instruction: Instruction) -> float:
-        if instruction.opcode not in ("dot", "convolution"):
+        summed = _summed(instruction)
+        if summed is None and instruction.opcode != "convolution":
             return 0.0
         made = self.computations[computation]
         left, right = (dimensions(made[name].shape) for name in instruction.operands[:2])
-        if instruction.opcode == "dot":
-            over = _attribute(instruction.attributes, "lhs_contracting_dims") or ""
-            summed = math.prod(left[int(axis)] for axis in over.split(",") if axis)
-            return 2.0 * math.prod(dimensions(instruction.shape)) * summed
+        if summed is not None:
+            out = dimensions(instruction.shape.lstrip("("))  # a library returns its scratch too, after the product
+            return 2.0 * math.prod(out) * math.prod(left[axis] for axis in summed)
         return _convolution_flops(instruction, left, right)
 
     @property
@@ -306,6 +306,18 @@ class Program:
         places = np.stack(np.unravel_index(np.arange(math.prod(self.mesh.values())), tuple(self.mesh.values())), axis=1)
         differ = np.any([np.ptp(places[list(group)], axis=0) > 0 for group in groups], axis=0)
         return tuple(name for name, other in zip(self.mesh, differ, strict=True) if other)
+
+
+def _summed(instruction: Instruction) -> list[int] | None:
+    """Axes of the left operand over which a matrix product sums, XLA's own or cuBLAS's; None for anything else."""
+    text = instruction.attributes
+    if instruction.opcode == "dot":
+        axes = _attribute(text, "lhs_contracting_dims") or ""
+    elif found := re.search(r'custom_call_target="__cublas\$.*"lhs_contracting_dimensions":\[(.*?)\]', text):
+        axes = found[1]
+    else:
+        return None
+    return [int(axis) for axis in re.findall(r"\d+", axes)]
 
 
 def _replica_groups(text: str) -> list[list[int]]:

@@ -1,7 +1,9 @@
-"""Compiles a training step for a TPU pod on a machine that has none, and says what it needs there.
+"""Compiles a training step for a TPU pod or for nodes of GPUs on a machine that has none, and says what it needs there.
 
     pip install -e '.[tpu]'
     python scripts/compile.py --preset blt-400m --topology v5e:4x4 --mesh.data 16 --positions 8192 --slots 2048
+    pip install -e '.[cuda-compile]'
+    python scripts/compile.py --preset blt-400m --topology h100:8 --mesh.data 8 --positions 8192 --slots 2048
 
 It is the very step of scripts/train.py. The table says whether it fits into a chip's memory and by how much, the FLOPs
 that the model needs and those that were compiled, what the devices send each other along which axis of the mesh, and
@@ -35,7 +37,7 @@ class Arguments:
     preset: str
     """Name of a model in bltjax.presets."""
     topology: str
-    """Chip and shape, such as v5e:4x4, v6e:16x16 or v5p:4x4x8."""
+    """Chip and shape, such as v5e:4x4, v6e:16x16 or v5p:4x4x8; for GPUs h100:8, or h100:16x8 for 16 nodes of 8."""
     mesh: MeshConfig = MeshConfig()
     """Sizes of the mesh axes; one may be -1."""
     rows: int | None = None
@@ -47,7 +49,7 @@ class Arguments:
     accumulation: int = 1
     """Micro-batches of a step."""
     slices: int = 1
-    """Slices of that topology, joined by the slow network; replica must be a multiple."""
+    """Slices of TPUs of that topology, joined by the slow network; replica must be a multiple, as of nodes of GPUs."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Of activations and products."""
     remat: Literal["none", "full", "dots"] = "full"

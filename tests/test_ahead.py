@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 from jax.experimental import topologies
 
-from bltjax.ahead import Plan, compile_ahead, least_traffic, model_flops
-from bltjax.config import MeshConfig
+from bltjax.ahead import Plan, compile_ahead, least_traffic, model_flops, talk_seconds
+from bltjax.chips import CHIPS
+from bltjax.config import MeshConfig, OptimConfig
 from bltjax.flops import parameters
+from bltjax.hlo import Program
 from bltjax.presets import preset
 from bltjax.sharding import make_mesh
+from bltjax.step import compile_step
 
 
 def plan(name, remat="none", **changes):
@@ -38,6 +41,19 @@ def test_the_least_that_full_sharding_sends_grows_with_parameters_and_micro_batc
     more = least_traffic(twice, sizes)["data"] - least_traffic(one, sizes)["data"]
     assert more == pytest.approx(kernels * 15 / 16 * 2 * 2 + looked_up, rel=1e-12)
     assert least_traffic(one, {**sizes, "data": 1}) == {}
+
+
+def test_gpus_of_a_node_talk_over_its_links_and_nodes_over_the_network():
+    """16 GPUs in two nodes as [replica 4, data 4]: data lies within a node, replica half in each of them."""
+    nodes = np.repeat([0, 1], 8).reshape(4, 4)
+    chip, names = CHIPS["h100"], ("replica", "data")
+    assert talk_seconds(chip, nodes, names, {("data",): 450e9}) == {"links": 1.0}
+    # two members of a group in each node, each with a network card, so each card carries half
+    assert talk_seconds(chip, nodes, names, {("replica",): 50e9}) == {"links": 0.0, "network": 0.5}
+    everywhere = {("data", "replica"): 8 * 50e9}
+    assert talk_seconds(chip, nodes, names, everywhere) == {"links": 0.0, "network": 1.0}
+    assert talk_seconds(chip, nodes, names, {(): 8 * 50e9}) == {"links": 0.0, "network": 1.0}, "unknown: all axes"
+    assert talk_seconds(CHIPS["v5e"], nodes, names, {("replica",): 200e9}) == {"links": 1.0}
 
 
 @pytest.fixture
@@ -80,3 +96,34 @@ def test_a_preset_compiles_for_its_pod(name, topology, mesh, size, nobody_to_ask
     assert held == pytest.approx(12 * sum(parameters(preset(name)).values()) / rows, rel=0.2)
     if name != "blt-tiny":  # whose products are smaller than a tile
         assert report.compiled_flops / report.model_flops < 4 / 3 * 1.15  # the forward pass is computed twice
+
+
+@pytest.mark.gpus
+@pytest.mark.filterwarnings("ignore:Error reading persistent compilation cache entry:UserWarning")
+def test_a_preset_compiles_for_a_node_of_gpus():
+    size = {"rows": 8, "positions": 512, "slots": 128}
+    asked = plan("blt-cpu-0", "full", topology="h100:8", mesh=MeshConfig(data=8), **size)
+    report = compile_ahead(asked)
+    assert report.devices == 8 and report.free > 0
+    assert {axes for one in report.traffic for axes in one.axes} == {"data"}
+    assert set(report.seconds) == {"compute", "memory", "links"}, "one node needs no network"
+    held = report.parameters + report.optimizer
+    assert held == pytest.approx(12 * sum(parameters(asked.model).values()) / 8, rel=0.2)
+    # Products of XLA's own, Triton's and cuBLAS's kernels are those that a CPU computes, but for some padding.
+    step = compile_step(asked.model, OptimConfig(), make_mesh(asked.mesh), slots=asked.slots)
+    computed = Program(step.lower(asked.rows, asked.positions).compile().as_text() or "").flops
+    assert report.compiled_flops == pytest.approx(computed, rel=0.02)
+
+
+@pytest.mark.gpus
+@pytest.mark.filterwarnings("ignore:Error reading persistent compilation cache entry:UserWarning")
+def test_only_replicas_lie_in_several_nodes():
+    asked = plan("blt-tiny", topology="h100:2x2", rows=4, positions=256, slots=64)
+    with pytest.raises(ValueError, match=r"mesh\(replica=1\) over 2 nodes: must be a multiple of them"):
+        compile_ahead(asked)
+    report = compile_ahead(dataclasses.replace(asked, mesh=MeshConfig(replica=2)))
+    assert {axes for one in report.traffic for axes in one.axes} == {"data", "replica"}
+    crossed = sum(one.sent for one in report.traffic if "replica" in one.axes)
+    least = 4 * sum(parameters(asked.model).values()) / 2  # the gradients of a device's share of the parameters
+    assert crossed == pytest.approx(least, rel=0.1)
+    assert report.seconds["network"] == crossed / 50e9

@@ -116,6 +116,80 @@ def test_text_that_is_no_program_is_refused():
         Program("module @jit_f {}")
 
 
+# As the compiler for GPUs writes them: products in Triton's fusions and in calls of cuBLAS, collectives that are
+# started in one place and awaited in another.
+LAYERS_ON_GPUS = """
+HloModule jit_step
+
+%gemm_computation (p0: bf16[64,32], p1: bf16[32,16]) -> f32[64,16] {
+  %p0 = bf16[64,32]{1,0} parameter(0)
+  %p1 = bf16[32,16]{1,0} parameter(1)
+  ROOT %dot.1 = f32[64,16]{1,0} dot(%p0, %p1), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %c = f32[] add(%a, %b)
+}
+
+%body (t: (s32[], bf16[64,32], bf16[8,16])) -> (s32[], bf16[64,32], bf16[8,16]) {
+  %t = (s32[], bf16[64,32]{1,0}, bf16[8,16]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%t), index=0
+  %x = bf16[64,32]{1,0} get-tuple-element(%t), index=1
+  %k = bf16[8,16]{1,0} get-tuple-element(%t), index=2
+  %one = s32[] constant(1)
+  %next = s32[] add(%i, %one)
+  %ag = ((bf16[8,16]{1,0}), bf16[32,16]{1,0}) all-gather-start(%k), GATHERED
+  %kernel = bf16[32,16]{1,0} all-gather-done(%ag)
+  %gemm = f32[64,16]{1,0} fusion(%x, %kernel), kind=kCustom, calls=%gemm_computation, TRITON
+  %narrow = bf16[64,16]{1,0} convert(%gemm)
+  %matmul = (bf16[64,32]{0,1}, s8[4194304]{0}) custom-call(%narrow, %kernel), CUBLAS
+  %y = bf16[64,32]{0,1} get-tuple-element(%matmul), index=0
+  ROOT %out = (s32[], bf16[64,32]{1,0}, bf16[8,16]{1,0}) tuple(%next, %y, %k)
+}
+
+%condition (u: (s32[], bf16[64,32], bf16[8,16])) -> pred[] {
+  %u = (s32[], bf16[64,32]{1,0}, bf16[8,16]{1,0}) parameter(0)
+  %j = s32[] get-tuple-element(%u), index=0
+  %limit = s32[] constant(6)
+  ROOT %less = pred[] compare(%j, %limit), direction=LT
+}
+
+ENTRY %main (z: (s32[], bf16[64,32], bf16[8,16]), g: f32[32,16]) -> f32[8,16] {
+  %z = (s32[], bf16[64,32]{1,0}, bf16[8,16]{1,0}) parameter(0)
+  %g = f32[32,16]{1,0} parameter(1)
+  %while.1 = (s32[], bf16[64,32]{1,0}, bf16[8,16]{1,0}) while(%z), condition=%condition, body=%body, COUNTED
+  %rs = ((f32[32,16]{1,0}), f32[8,16]{1,0}) reduce-scatter-start(%g), SCATTERED
+  ROOT %summed = f32[8,16]{1,0} reduce-scatter-done(%rs)
+}
+"""
+for _short, _long in {
+    "GATHERED": "channel_id=1, replica_groups=mesh['axis_0'=4] {'axis_0'}, dimensions={0}, use_global_device_ids=true",
+    "COUNTED": 'backend_config={"known_trip_count":{"n":"6"},"known_induction_variable":{"tuple_index":"0"}}',
+    "TRITON": 'backend_config={"fusion_backend_config":{"kind":"__triton_nested_gemm_fusion"}}',
+    "SCATTERED": "channel_id=2, replica_groups={{0,1,2,3}}, dimensions={0}, to_apply=%add",
+    "CUBLAS": 'custom_call_target="__cublas$lt$matmul", metadata={op_name="jit(step)/dot_general"}, '
+    'backend_config={"gemm_backend_config":{"alpha_real":1,"dot_dimension_numbers":{'
+    '"lhs_contracting_dimensions":["1"],"rhs_contracting_dimensions":["1"],'
+    '"lhs_batch_dimensions":[],"rhs_batch_dimensions":[]}}}',
+}.items():
+    LAYERS_ON_GPUS = LAYERS_ON_GPUS.replace(_short, _long)
+
+
+def test_products_of_triton_and_cublas_count_as_often_as_their_loop_runs():
+    assert Program(LAYERS_ON_GPUS).flops == 6 * 2 * (2 * 64 * 32 * 16)
+
+
+def test_a_collective_that_is_started_and_awaited_counts_once():
+    sizes = {"replica": 1, "data": 4, "model": 1, "sequence": 1}
+    gathered, summed = Program(LAYERS_ON_GPUS, sizes).traffic
+    assert (gathered.kind, gathered.axes, gathered.count) == ("all-gather", ("data",), 6)
+    assert gathered.sent == 6 * 8 * 16 * 2 * 3
+    assert (summed.kind, summed.axes, summed.count) == ("reduce-scatter", ("data",), 1)
+    assert summed.sent == 32 * 16 * 4 * 3 / 4
+
+
 SIZES = {"replica": 1, "data": 2, "model": 2, "sequence": 2}
 PIECE = 16 * 4  # bytes that a device holds of a [2, 64] array split over data and model
 

@@ -26,7 +26,7 @@ FLOORS = (
     {"families"},
     {"loss", "flops", "interop", "hlo"},
     {"data"},
-    {"optim", "metrics", "walltime", "runtime", "checkpoint", "chips"},
+    {"optim", "metrics", "walltime", "runtime", "checkpoint", "chips", "topology"},
     {"step"},
     {"ahead"},
     {"tally", "evaluate", "claim", "train", "scoring"},

@@ -45,6 +45,8 @@ def test_a_row_for_each_device_and_micro_batch(monkeypatch, capsys):
     assert (plan.model.compute.dtype, plan.model.compute.remat) == ("bfloat16", "full")
     [flat] = run(monkeypatch, "--preset", "byte-tiny", "--topology", "v5e:2x2", "--slices", 2)
     assert (flat.rows, flat.slots) == (8, None)
+    [nodes] = run(monkeypatch, "--preset", "byte-tiny", "--topology", "h100:2x8", "--mesh.replica", 2)
+    assert (nodes.rows, nodes.slices) == (2 * 8, 1)
 
 
 def test_the_table_says_what_fits_and_the_json_holds_it_all(monkeypatch, capsys, tmp_path):
