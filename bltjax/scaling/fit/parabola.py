@@ -1,4 +1,4 @@
-"""Fits of measured losses: the IsoFLOP parabola and the frontier.
+"""The IsoFLOP parabola of one budget.
 
 A parabola is a picture: away from a centred grid its vertex is biased. An optimum is reported only where it was
 bracketed by measurements; otherwise there is a bound.
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,9 @@ class IsoFLOP:
         return float(self.curvature * x * x + self.slope * x + self.level)
 
 
-def isoflop(sizes: Sequence[float], losses: Sequence[float]) -> IsoFLOP:
+def isoflop(
+    sizes: Sequence[float] | Float[np.ndarray, " points"], losses: Sequence[float] | Float[np.ndarray, " points"]
+) -> IsoFLOP:
     """Fits the parabola of Chinchilla's second approach by least squares.
 
     Args:
@@ -39,8 +42,9 @@ def isoflop(sizes: Sequence[float], losses: Sequence[float]) -> IsoFLOP:
       losses: bits per byte of each.
 
     Returns:
-      The parabola. Its optimum is set only if the smallest loss is not at either end of the sizes and the vertex lies
-      between the sizes next to that smallest loss; if the smallest loss is at an end, that end is a bound.
+      The parabola. Its optimum is set only if the smallest loss (mean over runs of one size) is not at either end of
+      the sizes, and the parabola is a bowl whose vertex lies between them. If the smallest loss is at an end, that end
+      is a bound.
 
     Raises:
       ValueError: for fewer than three distinct sizes or a loss that is not finite.
@@ -64,26 +68,7 @@ def isoflop(sizes: Sequence[float], losses: Sequence[float]) -> IsoFLOP:
         bound: Literal["at or below", "at or above"] = "at or below" if best == 0 else "at or above"
         return IsoFLOP(**parabola, optimum=None, loss=None, bound=bound, bound_size=float(np.exp(distinct[best])))
     vertex = centre - slope / (2 * curvature) if curvature > 0 else np.nan
-    if not distinct[best - 1] <= vertex <= distinct[best + 1]:
+    if not distinct[0] < vertex < distinct[-1]:
         return IsoFLOP(**parabola, optimum=None, loss=None, bound=None, bound_size=None)
     loss = level - slope**2 / (4 * curvature)
     return IsoFLOP(**parabola, optimum=float(np.exp(vertex)), loss=float(loss), bound=None, bound_size=None)
-
-
-def frontier(flops: Sequence[float], losses: Sequence[float]) -> list[int]:
-    """Indices of the points on the lower convex hull of loss over log FLOPs, as far as it falls, cheapest first."""
-    x, y = np.log(np.asarray(flops, float)), np.asarray(losses, float)
-    hull: list[int] = []
-    for index in sorted(range(len(x)), key=lambda i: (x[i], y[i])):
-        if hull and y[index] >= y[hull[-1]]:
-            continue  # costs at least as much and is no better
-        while len(hull) >= 2 and _above(x, y, hull[-2], hull[-1], index):
-            hull.pop()
-        hull.append(index)
-    return hull
-
-
-def _above(x: np.ndarray, y: np.ndarray, left: int, middle: int, right: int) -> bool:
-    """Whether the middle point lies on or above the line through its neighbours."""
-    rise = (y[middle] - y[left]) * (x[right] - x[left])
-    return bool(rise >= (y[right] - y[left]) * (x[middle] - x[left]))
