@@ -20,6 +20,7 @@ from bltjax.chips import NOTED, Chip, chip
 from bltjax.config import BLTConfig, MeshConfig, ModelConfig, OptimConfig
 from bltjax.flops import flops_per_byte
 from bltjax.hlo import Program, Traffic, by_axis
+from bltjax.movement import memory_traffic
 from bltjax.sharding import make_mesh, parameter_axes, parameter_paths
 from bltjax.step import TrainStep, compile_step
 
@@ -119,7 +120,7 @@ def compile_ahead(plan: Plan) -> Report:
         compiled_flops=flops,
         traffic=tuple(program.traffic),
         least=least_traffic(plan, dict(mesh.shape)),
-        seconds={"compute": flops / machine.peak, "memory": program.memory_traffic / machine.bandwidth, **talk},
+        seconds={"compute": flops / machine.peak, "memory": memory_traffic(program) / machine.bandwidth, **talk},
         lower_seconds=middle - begin,
         compile_seconds=end - middle,
     )

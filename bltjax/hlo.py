@@ -1,4 +1,4 @@
-"""What a compiled program does, counted from its HLO text: arithmetic, memory traffic, and talk between devices.
+"""What a compiled program does, counted from its HLO text: arithmetic, and talk between devices.
 
 XLA's own count sees the body of a loop once and knows nothing of collectives. Here every computation counts as often as
 it runs: a loop's trips are read from the program, of a conditional's branches the dearest counts.
@@ -16,7 +16,6 @@ import numpy as np
 _BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2,
           "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8}  # fmt: skip
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-_FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "after-all")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +123,7 @@ class Program:
                 current[instruction.name] = instruction
         if not self.entry:
             raise ValueError("text: holds no ENTRY computation; pass compiled.as_text().")
-        self._runs = self._count_runs()
+        self.runs = self._count_runs()
 
     def trips(self, loop: Instruction) -> int:
         """How often a loop's body runs.
@@ -167,7 +166,7 @@ class Program:
                     return number + more
         return None
 
-    def _calls(self, instruction: Instruction) -> list[tuple[str, int]]:
+    def calls(self, instruction: Instruction) -> list[tuple[str, int]]:
         """The computations that an instruction runs, and how often."""
         text = instruction.attributes
         if instruction.opcode == "while":
@@ -188,7 +187,7 @@ class Program:
             if name not in runs:
                 runs[name] = 0.0
                 for instruction in self.computations[name].values():
-                    for called, _ in self._calls(instruction):
+                    for called, _ in self.calls(instruction):
                         visit(called)
                 order.append(name)
 
@@ -196,7 +195,7 @@ class Program:
         runs[self.entry] = 1.0
         for name in reversed(order):
             for instruction in self.computations[name].values():
-                calls = self._calls(instruction)
+                calls = self.calls(instruction)
                 if instruction.opcode == "conditional":
                     calls = [max(calls, key=lambda call: self._flops_of(call[0]))]
                 for called, times in calls:
@@ -208,13 +207,13 @@ class Program:
         """Floating point operations of all matrix products and convolutions in one run, on one device."""
         return math.fsum(
             runs * self._own_flops(name, instruction)
-            for name, runs in self._runs.items()
+            for name, runs in self.runs.items()
             for instruction in self.computations[name].values()
         )
 
     def _flops_of(self, name: str) -> float:
         return math.fsum(
-            self._own_flops(name, instruction) + sum(times * self._flops_of(c) for c, times in self._calls(instruction))
+            self._own_flops(name, instruction) + sum(times * self._flops_of(c) for c, times in self.calls(instruction))
             for instruction in self.computations[name].values()
         )
 
@@ -229,30 +228,6 @@ class Program:
             return 2.0 * math.prod(out) * math.prod(left[axis] for axis in summed)
         return _convolution_flops(instruction, left, right)
 
-    @property
-    def memory_traffic(self) -> float:
-        """Bytes that instructions read from and write to main memory in one run; an upper bound: nothing stays."""
-        total = 0.0
-        inside = self._fused()
-        for name, runs in self._runs.items():
-            made = self.computations[name]
-            if name in inside or not runs:
-                continue
-            for instruction in made.values():
-                if instruction.opcode not in _FREE and not instruction.opcode.endswith("-done"):
-                    shapes = [made[o].shape for o in instruction.operands if o in made] + [instruction.shape]
-                    total += runs * sum(size_in_bytes(shape, "main") for shape in shapes)
-        return total
-
-    def _fused(self) -> set[str]:
-        return {
-            called
-            for made in self.computations.values()
-            for instruction in made.values()
-            if instruction.opcode not in ("while", "conditional", "call")
-            for called, _ in self._calls(instruction)
-        }
-
     @functools.cached_property
     def traffic(self) -> list[Traffic]:
         """What devices send each other in one run, by kind and mesh axes, the most first."""
@@ -260,7 +235,7 @@ class Program:
         # On TPUs what starts in one fusion goes on in others and ends in a last one; all of them hold the collective.
         starting = {name for name, made in self.computations.items() if _starts(made)}
         started = {_channel(one) for name in starting for one in self.computations[name].values()} - {None}
-        for name, runs in self._runs.items():
+        for name, runs in self.runs.items():
             for instruction in self.computations[name].values():
                 kind = instruction.opcode.removesuffix("-start")
                 if kind in COLLECTIVES and runs and (name in starting or _channel(instruction) not in started):

@@ -24,7 +24,7 @@ FLOORS = (
     {"local", "global_model"},
     {"blt", "baselines"},
     {"families"},
-    {"loss", "flops", "interop", "hlo"},
+    {"loss", "flops", "interop", "hlo", "movement"},
     {"data"},
     {"optim", "metrics", "walltime", "runtime", "checkpoint", "chips", "topology"},
     {"step"},
