@@ -14,6 +14,23 @@ from bltjax.parallel import per_device
 from bltjax.patching.patches import Patches, byte_documents, patch_documents
 
 
+def embed_bytes(
+    config: BLTConfig, ids: Int[Array, "batch bytes"], first: Int[Array, "batch"] | None = None, skip: int = 0
+) -> Float[Array, "batch new width"]:
+    """Bytes and the n-grams that end at them; with params "byte_embedding" and "hash_embedding" of what calls this.
+
+    Args:
+      first, skip: as `HashEmbedding` takes them.
+    """
+    dtype, width = config.compute.dtype, config.encoder.width
+    x = Embedding(VOCABULARY_SIZE, width, width**-0.5, dtype, name="byte_embedding")(ids[:, skip:])
+    if config.hash.sizes:
+        x = x + HashEmbedding(config.hash, width, dtype, name="hash_embedding")(ids, first, skip)
+        if config.hash.normalize:
+            x = x / (len(config.hash.sizes) + 1)
+    return x
+
+
 class BLT(nn.Module):
     """Bytes -> local encoder -> patches -> global model -> local decoder -> logits of the next byte."""
 
@@ -58,12 +75,7 @@ class BLT(nn.Module):
         patches = Patches(encoder_ids=encoder_ids, decoder_ids=decoder_ids, valid=patches.valid)
         if not config.document_mask:
             of_bytes, of_patches = None, None
-        dtype, width = config.compute.dtype, config.encoder.width
-        x = Embedding(VOCABULARY_SIZE, width, width**-0.5, dtype, name="byte_embedding")(ids)
-        if config.hash.sizes:
-            x = x + HashEmbedding(config.hash, width, dtype, name="hash_embedding")(ids)
-            if config.hash.normalize:
-                x = x / (len(config.hash.sizes) + 1)
+        x = embed_bytes(config, ids)
         h, rows = LocalEncoder(config, name="encoder")(x, patches, of_bytes)
         latents = GlobalModel(config, name="global_model")(rows, of_patches)
         logits = LocalDecoder(config, name="decoder")(h, latents, patches, of_bytes)

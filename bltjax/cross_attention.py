@@ -6,6 +6,7 @@ patches to bytes is spread again in the backward pass, not kept.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -89,6 +90,23 @@ def pool(
     return per_device(pooled, [("batch", "bytes", None), ("batch", "bytes")], ("batch", "patches", None))(x, ids)
 
 
+def pool_on(
+    found: Float[Array, "batch width"],
+    count: Int[Array, "batch"],
+    before: Float[Array, "batch width"],
+    before_count: Int[Array, "batch"],
+    how: Literal["max", "mean", "min"] = "max",
+) -> Float[Array, "batch width"]:
+    """What `pool` makes of a patch whose bytes come in two parts, from its rows for each part and their bytes."""
+    if how == "mean":
+        share = before_count / jnp.maximum(before_count + count, 1)
+        both = found + (before - found) * share[:, None].astype(found.dtype)
+    else:
+        both = jnp.maximum(before, found) if how == "max" else jnp.minimum(before, found)
+    both = jnp.where(count[:, None] > 0, both, before)
+    return jnp.where(before_count[:, None] > 0, both, found)
+
+
 _PATCH_HEADS = ("batch", "patches", None, "heads", None)
 _BYTE_HEADS = ("batch", "bytes", "heads", None)
 
@@ -138,6 +156,12 @@ def attend_to_patches(
     return per_device(attend, axes, _BYTE_HEADS)(q, keys, values, ids)
 
 
+def spread_heads(x: Float[Array, "*batch kv_heads head_width"], heads: int) -> Float[Array, "*batch heads head_width"]:
+    """Keys or values with those of each group of queries repeated for every query head of the group."""
+    group = heads // x.shape[-2]
+    return x if group == 1 else jnp.repeat(x, group, axis=-2)
+
+
 class CrossAttention(nn.Module):
     """Multi-head cross-attention in either direction; its own norms, no biases, no positions.
 
@@ -152,7 +176,32 @@ class CrossAttention(nn.Module):
     dtype: str = "float32"
     std: float | None = None  # of fresh matrices; None: width^-0.5
 
-    @nn.compact
+    def setup(self) -> None:
+        shape, std = (self.heads, self.width // self.heads), self.std or self.width**-0.5
+        kv_shape, axes = (self.kv_heads, shape[1]), ("shard", "heads", "head_width")
+        self.query_norm = RMSNorm(self.width, self.epsilon, self.dtype)
+        self.memory_norm = RMSNorm(self.width, self.epsilon, self.dtype)
+        self.query = Projection((self.width,), shape, axes, std, self.dtype)
+        self.key = Projection((self.width,), kv_shape, axes, std, self.dtype)
+        self.value = Projection((self.width,), kv_shape, axes, std, self.dtype)
+        self.out = Projection(shape, (self.width,), ("heads", "head_width", "shard"), std, self.dtype)
+
+    def read(self, memory: Float[Array, "batch keys *j width"]) -> tuple[Array, Array]:
+        """Keys and values [batch, keys, *j, kv_heads, head_width] of what is read."""
+        memory = self.memory_norm(memory)
+        return self.key(memory), self.value(memory)
+
+    def ask(
+        self, x: Float[Array, "batch queries *k width"], attend: Callable[[Array], Array]
+    ) -> Float[Array, "batch queries *k width"]:
+        """x and what its queries find.
+
+        Args:
+          attend: from queries [batch, queries, *k, heads, head_width] to what each of them reads, of the same shape.
+        """
+        mixed = self.out(attend(self.query(self.query_norm(x))))
+        return (2 * x if self.residual == "double" else x) + mixed
+
     def __call__(
         self, x: Float[Array, "batch queries *k width"], memory: Float[Array, "batch keys *j width"], ids: BytePatchIds
     ) -> Float[Array, "batch queries *k width"]:
@@ -163,17 +212,6 @@ class CrossAttention(nn.Module):
           memory: what is read.
           ids: for each byte the patch that it lies in (encoder), or the patch that it may read (decoder).
         """
-        shape, std = (self.heads, self.width // self.heads), self.std or self.width**-0.5
-        kv_shape, group = (self.kv_heads, shape[1]), self.heads // self.kv_heads
-        x_normed = RMSNorm(self.width, self.epsilon, self.dtype, name="query_norm")(x)
-        memory = RMSNorm(self.width, self.epsilon, self.dtype, name="memory_norm")(memory)
-        axes = ("shard", "heads", "head_width")
-        q = Projection((self.width,), shape, axes, std, self.dtype, name="query")(x_normed)
-        keys = Projection((self.width,), kv_shape, axes, std, self.dtype, name="key")(memory)
-        values = Projection((self.width,), kv_shape, axes, std, self.dtype, name="value")(memory)
-        if group > 1:
-            keys, values = jnp.repeat(keys, group, axis=-2), jnp.repeat(values, group, axis=-2)
-        attend = attend_to_bytes if x.ndim == 4 else attend_to_patches
-        axes = ("heads", "head_width", "shard")
-        mixed = Projection(shape, (self.width,), axes, std, self.dtype, name="out")(attend(q, keys, values, ids))
-        return (2 * x if self.residual == "double" else x) + mixed
+        keys, values = (spread_heads(each, self.heads) for each in self.read(memory))
+        attend: Any = attend_to_bytes if x.ndim == 4 else attend_to_patches
+        return self.ask(x, lambda q: attend(q, keys, values, ids))

@@ -8,6 +8,17 @@ from bltjax.layers import Projection
 from bltjax.transformer import tower
 
 
+def latent_inputs(
+    config: BLTConfig, rows: Float[Array, "batch patches patch_width"]
+) -> Float[Array, "batch patches width"]:
+    """The encoder's patches, projected where the widths differ; with params "input_projection" of what calls this."""
+    if not config.has_input_projection:
+        return rows
+    inputs, outputs = config.patch_width, config.global_model.width
+    axes, dtype = ("shard", "width"), config.compute.dtype
+    return Projection((inputs,), (outputs,), axes, inputs**-0.5, dtype, name="input_projection")(rows)
+
+
 class GlobalModel(nn.Module):
     """Block-causal layers over patches; no embedding, no final norm, no output layer."""
 
@@ -17,11 +28,6 @@ class GlobalModel(nn.Module):
     def __call__(
         self, rows: Float[Array, "batch patches patch_width"], documents: Int[Array, "batch patches"] | None
     ) -> Float[Array, "batch patches width"]:
-        """Latents from the encoder's patches, projected first where the widths differ."""
+        """Latents from the encoder's patches."""
         config = self.config
-        if config.has_input_projection:
-            rows = Projection(
-                (config.patch_width,), (config.global_model.width,), ("shard", "width"), config.patch_width**-0.5,
-                config.compute.dtype, name="input_projection",
-            )(rows)  # fmt: skip
-        return tower(config.global_model, config.compute, rows, documents)
+        return tower(config.global_model, config.compute, latent_inputs(config, rows), documents)

@@ -129,12 +129,19 @@ def ngram_hash(
     return _buckets(ids, config, MULTIPLIERS[function : function + 1])[:, :, 0]
 
 
-def ngram_hashes(ids: Int[Array, "batch bytes"], config: HashConfig) -> Int32[Array, "batch bytes tables"]:
+def ngram_hashes(
+    ids: Int[Array, "batch bytes"], config: HashConfig, first: Int[Array, "batch"] | None = None
+) -> Int32[Array, "batch bytes tables"]:
     """Row of the fused embedding table for every n-gram that ends at each byte.
 
     Table e = function * len(sizes) + (place of the size) fills rows e * buckets .. (e + 1) * buckets - 1. With
     `short_ngrams="omit"` a window that begins before the row has the row -1 and no embedding; gather with
     `table.at[rows].get(mode="fill", fill_value=0, wrap_negative_indices=False)`. Otherwise no row is negative.
+
+    Args:
+      ids: byte ids, none negative.
+      first: column of each row's first byte: ids in columns before it stand for nothing. Negative where the row
+        began before these ids. None: 0.
 
     Raises:
       ValueError: for no sizes at all, or tables of 2^31 rows and more in all.
@@ -149,7 +156,8 @@ def ngram_hashes(ids: Int[Array, "batch bytes"], config: HashConfig) -> Int32[Ar
     rows = _buckets(ids, config, MULTIPLIERS[: config.functions]) + offsets
     if config.short_ngrams == "omit":
         sizes = np.tile(np.array(config.sizes, np.int32), config.functions)
-        rows = jnp.where(jnp.arange(ids.shape[1])[:, None] >= sizes - 1, rows, -1)
+        places = jnp.arange(ids.shape[1]) - (jnp.zeros(1, jnp.int32) if first is None else first)[:, None]
+        rows = jnp.where(places[:, :, None] >= sizes - 1, rows, -1)
     return rows
 
 
@@ -166,10 +174,20 @@ class HashEmbedding(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, ids: Int[Array, "batch bytes"]) -> Float[Array, "batch bytes width"]:
+    def __call__(
+        self, ids: Int[Array, "batch bytes"], first: Int[Array, "batch"] | None = None, skip: int = 0
+    ) -> Float[Array, "batch new width"]:
+        """
+        Args:
+          ids, first: as for `ngram_hashes`.
+          skip: so many ids only stand before the others, and are not embedded themselves.
+        """
         config = self.config
         shape = (config.tables * config.buckets, self.width)
         table = self.param("table", truncated_normal(self.width**-0.5), shape, jnp.float32)
         hashes = functools.partial(ngram_hashes, config=config)
-        rows = per_device(hashes, [("batch", None)], ("batch", None, None))(ids)
+        parts = [ids] if first is None else [ids, first]
+        axes = [("batch", None), ("batch",)][: len(parts)]
+        rows = per_device(lambda ids, first=None: hashes(ids, first=first), axes, ("batch", None, None))(*parts)
+        rows = rows[:, skip:]
         return look_up(table, rows, self.dtype, absent=0 if config.short_ngrams == "omit" else None)

@@ -220,16 +220,21 @@ class SwiGLU(nn.Module):
         return _gated_product(gate, up, down.kernel())
 
 
-Rotation = tuple[Float[Array, "positions half"], Float[Array, "positions half"]]
+Rotation = tuple[Float[Array, "*batch positions half"], Float[Array, "*batch positions half"]]
 
 
 def rotation(length: int, head_width: int, theta: float) -> Rotation:
-    """Cosines and sines of rotary position embedding for positions 0 .. length - 1 of a row.
+    """Cosines and sines of rotary position embedding for positions 0 .. length - 1 of a row, alike in all rows."""
+    return rotation_at(jnp.arange(length, dtype=jnp.int32), head_width, theta)
+
+
+def rotation_at(positions: Int[Array, "*batch positions"], head_width: int, theta: float) -> Rotation:
+    """Cosines and sines of rotary position embedding at any positions, which may differ from row to row.
 
     Frequency i is theta^(-2 i / head_width) (Su et al. 2021); angles are float32 radians.
     """
     frequencies = theta ** (-jnp.arange(0, head_width, 2, dtype=jnp.float32) / head_width)
-    angles = jnp.arange(length, dtype=jnp.float32)[:, None] * frequencies
+    angles = positions.astype(jnp.float32)[..., None] * frequencies
     return jnp.cos(angles), jnp.sin(angles)
 
 
@@ -237,7 +242,7 @@ def rotate(
     x: Float[Array, "batch positions heads head_width"], angles: Rotation
 ) -> Float[Array, "batch positions heads head_width"]:
     """Rotates the interleaved pairs (2 i, 2 i + 1) of every head; float32 inside, the dtype of x outside."""
-    cosine, sine = (a[:, None, :] for a in angles)
+    cosine, sine = (a[..., None, :] for a in angles)
     pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
     even, odd = pairs[..., 0], pairs[..., 1]
     rotated = jnp.stack((even * cosine - odd * sine, even * sine + odd * cosine), axis=-1)

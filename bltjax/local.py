@@ -19,7 +19,8 @@ Documents = Int[Array, "batch bytes"] | None
 Carry = tuple[Array, Array, Array]
 
 
-def _cross_attention(config: BLTConfig, local: TransformerConfig) -> CrossAttention:
+def cross_attention_of(config: BLTConfig, local: TransformerConfig) -> CrossAttention:
+    """The cross-attention of one of the local models; there is one for every layer that has any."""
     return CrossAttention(
         local.width,
         config.cross_heads,
@@ -30,6 +31,33 @@ def _cross_attention(config: BLTConfig, local: TransformerConfig) -> CrossAttent
         matrix_std(local, local.width),
         name="cross_attention",
     )
+
+
+def first_queries(
+    config: BLTConfig, pooled: Float[Array, "batch patches width"], kernel: Float[Array, "width patch_width"]
+) -> Float[Array, "batch patches k width"]:
+    """The rows with which patches begin to ask for their bytes, from what these were pooled to."""
+    rows: Any = product(pooled, kernel, ("shard", "width"))
+    return rows.reshape(*pooled.shape[:2], config.cross_attention.k, config.encoder.width)
+
+
+def latent_rows(
+    config: BLTConfig, latents: Float[Array, "batch patches global_width"]
+) -> Float[Array, "batch patches k width"]:
+    """What bytes read of patches; with params "patch_projection" of the decoder that calls this."""
+    inputs, outputs = config.global_model.width, config.patch_width
+    axes, dtype = ("shard", "width"), config.compute.dtype
+    rows = Projection((inputs,), (outputs,), axes, inputs**-0.5, dtype, name="patch_projection")(latents)
+    return rows.reshape(*latents.shape[:2], config.cross_attention.k, config.decoder.width)
+
+
+def byte_logits(config: BLTConfig, h: Float[Array, "batch bytes width"]) -> Float[Array, "batch bytes vocabulary"]:
+    """Logits, float32; with params "norm" and "output" of the decoder that calls this."""
+    local, dtype = config.decoder, config.compute.dtype
+    h = RMSNorm(local.width, local.norm_epsilon, dtype, name="norm")(h)
+    axes, std = ("shard", "vocabulary"), local.width**-0.5
+    logits = Projection((local.width,), (VOCABULARY_SIZE,), axes, std, dtype, name="output")(h)
+    return logits.astype(jnp.float32)
 
 
 class LocalEncoder(nn.Module):
@@ -53,8 +81,7 @@ class LocalEncoder(nn.Module):
         ).kernel()  # fmt: skip
 
         def query_rows(h: Array, kernel: Array) -> Array:
-            pooled: Any = product(pool(h, ids, slots, cross.pooling), kernel, axes)
-            return pooled.reshape(h.shape[0], slots, cross.k, local.width)
+            return first_queries(config, pool(h, ids, slots, cross.pooling), kernel)
 
         if cross.encoder == "last":
             h = tower(local, compute, x, documents)
@@ -63,7 +90,7 @@ class LocalEncoder(nn.Module):
                 return modules[0](rows, h, ids)
 
             rows = stacked(
-                [_cross_attention(config, local)], attend, 1, compute, query_rows(h, kernel), h, init_factors=factors
+                [cross_attention_of(config, local)], attend, 1, compute, query_rows(h, kernel), h, init_factors=factors
             )
             return h, rows.reshape(h.shape[0], slots, config.patch_width)
 
@@ -76,7 +103,7 @@ class LocalEncoder(nn.Module):
                 rows = jax.lax.cond(is_first, query_rows, lambda h, kernel: rows, h, kernel)
             return h, modules[1](rows, h, ids), jnp.zeros_like(is_first)
 
-        modules = [TransformerLayer(local, compute, name="layers"), _cross_attention(config, local)]
+        modules = [TransformerLayer(local, compute, name="layers"), cross_attention_of(config, local)]
         nothing = jnp.zeros((x.shape[0], slots, cross.k, local.width), x.dtype)
         nothing = constrain(nothing, ("batch", "patches", None, None))
         angles = rotation(x.shape[1], local.head_width, local.rope_theta)
@@ -103,29 +130,22 @@ class LocalDecoder(nn.Module):
         """Logits, float32, from the encoder's bytes and the global model's patches."""
         config, cross = self.config, self.config.cross_attention
         local, compute = config.decoder, config.compute
-        ids, slots = patches.decoder_ids, patches.valid.shape[1]
-        factors = layer_factors(local)
-        rows = Projection(
-            (config.global_model.width,), (config.patch_width,), ("shard", "width"), config.global_model.width**-0.5,
-            compute.dtype, name="patch_projection",
-        )(latents).reshape(h.shape[0], slots, cross.k, local.width)  # fmt: skip
+        ids, factors = patches.decoder_ids, layer_factors(local)
+        rows = latent_rows(config, latents)
 
         if cross.decoder == "first":
 
             def attend(modules: Sequence[nn.Module], h: Array, rows: Array) -> Array:
                 return modules[0](h, rows, ids)
 
-            h = stacked([_cross_attention(config, local)], attend, 1, compute, h, rows, init_factors=factors)
+            h = stacked([cross_attention_of(config, local)], attend, 1, compute, h, rows, init_factors=factors)
             h = tower(local, compute, h, documents)
         else:
             angles = rotation(h.shape[1], local.head_width, local.rope_theta)
-            modules = [_cross_attention(config, local), TransformerLayer(local, compute, name="layers")]
+            modules = [cross_attention_of(config, local), TransformerLayer(local, compute, name="layers")]
 
             def attend_then_layer(modules: Sequence[nn.Module], h: Array, rows: Array, angles: Rotation) -> Array:
                 return modules[1](modules[0](h, rows, ids), angles, documents)
 
             h = stacked(modules, attend_then_layer, local.layers, compute, h, rows, angles, init_factors=factors)
-        h = RMSNorm(local.width, local.norm_epsilon, compute.dtype, name="norm")(h)
-        axes, std = ("shard", "vocabulary"), local.width**-0.5
-        logits = Projection((local.width,), (VOCABULARY_SIZE,), axes, std, compute.dtype, name="output")(h)
-        return logits.astype(jnp.float32)
+        return byte_logits(config, h)

@@ -24,6 +24,10 @@ REMAT_POLICIES = {
 }
 
 
+Heads = Float[Array, "batch positions heads head_width"]
+Mix = Callable[[Heads, Heads, Heads], Heads]  # from queries, keys and values of positions to what each position read
+
+
 class SelfAttention(nn.Module):
     """Rotary self-attention with grouped queries."""
 
@@ -36,7 +40,9 @@ class SelfAttention(nn.Module):
         x: Float[Array, "batch positions width"],
         angles: Rotation,
         documents: Int[Array, "batch positions"] | None,
+        mix: Mix | None = None,
     ) -> Float[Array, "batch positions width"]:
+        """What each position reads of the row; or, with a `mix`, of what that remembers (`bltjax.generate.cache`)."""
         config, dtype = self.config, self.compute.dtype
         width, heads, head = config.width, config.heads, config.head_width
         std = matrix_std(config, width)
@@ -45,7 +51,10 @@ class SelfAttention(nn.Module):
         k = Projection((width,), (config.key_heads, head), axes, std, dtype, name="key")(x)
         v = Projection((width,), (config.key_heads, head), axes, std, dtype, name="value")(x)
         q, k = rotate(q, angles), rotate(k, angles)
-        mixed = attention(q, k, v, documents, config.window, self.compute.attention)
+        if mix is None:
+            mixed = attention(q, k, v, documents, config.window, self.compute.attention)
+        else:
+            mixed = mix(q, k, v)
         axes = ("heads", "head_width", "shard")
         return Projection((heads, head), (width,), axes, std, dtype, name="out")(mixed)
 
@@ -62,10 +71,12 @@ class TransformerLayer(nn.Module):
         x: Float[Array, "batch positions width"],
         angles: Rotation,
         documents: Int[Array, "batch positions"] | None,
+        mix: Mix | None = None,
     ) -> Float[Array, "batch positions width"]:
+        """Arguments as for `SelfAttention`."""
         config, dtype = self.config, self.compute.dtype
         normed = RMSNorm(config.width, config.norm_epsilon, dtype, name="attention_norm")(x)
-        x = x + SelfAttention(config, self.compute, name="attention")(normed, angles, documents)
+        x = x + SelfAttention(config, self.compute, name="attention")(normed, angles, documents, mix)
         normed = RMSNorm(config.width, config.norm_epsilon, dtype, name="feed_forward_norm")(x)
         return x + SwiGLU(config, dtype, name="feed_forward")(normed)
 
@@ -181,6 +192,23 @@ def _one_layer(modules: Sequence[nn.Module], x: Array, angles: Rotation, documen
     return modules[0](x, angles, documents)
 
 
+def embed_ids(config: LanguageModelConfig, ids: Int[Array, "batch positions"]) -> Float[Array, "batch positions width"]:
+    """What a flat model's tower begins with; with params "embedding" of the module that calls this."""
+    width = config.tower.width
+    return Embedding(config.vocabulary_size, width, width**-0.5, config.compute.dtype, name="embedding")(ids)
+
+
+def id_logits(
+    config: LanguageModelConfig, x: Float[Array, "batch positions width"]
+) -> Float[Array, "batch positions vocabulary"]:
+    """Logits, float32, of what a tower ends with; with params "norm" and "output" of the module that calls this."""
+    width, dtype = config.tower.width, config.compute.dtype
+    x = RMSNorm(width, config.tower.norm_epsilon, dtype, name="norm")(x)
+    axes = ("shard", "vocabulary")
+    logits = Projection((width,), (config.vocabulary_size,), axes, width**-0.5, dtype, name="output")(x)
+    return logits.astype(jnp.float32)
+
+
 class LanguageModel(nn.Module):
     """Embedding, tower, norm, output: the flat model over bytes or over the tokens of a BPE."""
 
@@ -201,16 +229,9 @@ class LanguageModel(nn.Module):
         """
         if patches is not None:
             raise ValueError("patches: a flat model reads none; pass None.")
-        config, width = self.config, self.config.tower.width
-        dtype = config.compute.dtype
+        config = self.config
         ids = jnp.asarray(ids, jnp.int32)
         documents = None
         if config.document_mask:
             documents = per_device(byte_documents, [("batch", None)], ("batch", None))(ids)
-        std = width**-0.5
-        x = Embedding(config.vocabulary_size, width, std, dtype, name="embedding")(ids)
-        x = tower(config.tower, config.compute, x, documents)
-        x = RMSNorm(width, config.tower.norm_epsilon, dtype, name="norm")(x)
-        axes = ("shard", "vocabulary")
-        logits = Projection((width,), (config.vocabulary_size,), axes, std, dtype, name="output")(x)
-        return logits.astype(jnp.float32)
+        return id_logits(config, tower(config.tower, config.compute, embed_ids(config, ids), documents))

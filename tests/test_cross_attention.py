@@ -11,6 +11,7 @@ from bltjax.cross_attention import (
     attend_to_patches,
     patch_max,
     pool,
+    pool_on,
 )
 from bltjax.patching import Patches
 from tests import dense
@@ -117,6 +118,22 @@ def test_a_patch_is_pooled_from_its_own_bytes(how):
     got = np.asarray(quick_jit(pool, static_argnums=(2, 3))(x, ids, PATCHES, how))
     np.testing.assert_allclose(got, dense.pool(np.float64(x), np.asarray(ids), PATCHES, how), rtol=1e-6)
     assert (got[~np.asarray(PATCH_IDS.valid)] == 0).all()
+
+
+@pytest.mark.parametrize("how", ["max", "mean", "min"])
+def test_a_patch_pooled_in_two_parts_is_pooled_as_one(how):
+    [x] = draws(11, (4, 9, 5))
+    x -= 3  # below 0, which stands for no bytes
+    counts = jnp.array([0, 3, 8, 9])  # bytes in the first part
+    one = jnp.stack([_reduced(x[i, : int(n)], how) for i, n in enumerate(counts)])
+    other = jnp.stack([_reduced(x[i, int(n) :], how) for i, n in enumerate(counts)])
+    whole = jnp.stack([_reduced(x[i], how) for i in range(4)])
+    np.testing.assert_allclose(pool_on(other, 9 - counts, one, counts, how), whole, rtol=1e-5)
+
+
+def _reduced(rows, how):
+    """What `pool` makes of a patch: 0 where it has no bytes."""
+    return getattr(jnp, how)(rows, axis=0) if len(rows) else jnp.zeros(rows.shape[1:])
 
 
 def test_the_gradient_of_a_maximum_is_shared_by_all_that_attain_it():

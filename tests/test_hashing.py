@@ -153,6 +153,21 @@ def test_an_embedding_is_the_sum_of_its_ngrams(short_ngrams):
     np.testing.assert_allclose(quick_jit(embed, static_argnums=2)(table, ids, config), want, atol=1e-6)
 
 
+@pytest.mark.parametrize("short_ngrams", ["zeros", "omit"])
+def test_a_part_of_a_row_is_embedded_as_in_the_row(short_ngrams):
+    config = dataclasses.replace(TABLES, short_ngrams=short_ngrams)
+    table = np.float32(np.random.default_rng(7).standard_normal((config.tables * config.buckets, 3)))
+    ids = np.random.default_rng(8).integers(4, 260, (1, 12))
+    whole = embed(table, ids, config)
+    tail = max(config.sizes) - 1
+    padded = np.concatenate([np.zeros((1, tail), int), ids], axis=1)
+    for begin in (0, 2, 3, 9):
+        part = jnp.asarray(padded[:, begin : begin + tail + 3])
+        module = HashEmbedding(config, 3)
+        got = module.apply({"params": {"table": table}}, part, jnp.array([tail - begin]), tail)
+        np.testing.assert_allclose(got, whole[:, begin : begin + 3], atol=1e-6)
+
+
 def test_a_table_read_from_a_file_is_numpy():
     config, table, ids = HashConfig(sizes=(1,), buckets=300), np.float32(np.arange(300)[:, None]), np.array([[7, 259]])
     assert embed(table, ids, config).tolist() == [[[7], [259]]]

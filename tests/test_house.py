@@ -25,11 +25,12 @@ FLOORS = (
     {"blt", "baselines"},
     {"families"},
     {"loss", "flops", "interop", "hlo", "movement"},
+    {"generate"},
     {"data"},
     {"optim", "metrics", "walltime", "runtime", "checkpoint", "chips", "topology"},
     {"step"},
     {"ahead"},
-    {"tally", "evaluate", "claim", "train", "scoring"},
+    {"tally", "evaluate", "claim", "train", "scoring", "trained"},
     {"scaling"},
 )
 NEAR_DATA = {"config", "vocabulary", "batch", "patching", "data"}  # data knows nothing of models
@@ -55,6 +56,7 @@ PUBLIC_NAMES = (
     "bltjax.interop.huggingface.load_pretrained(folder)",
     "bltjax.interop.huggingface.save_pretrained(folder, pretrained)",
     "bltjax.flops.flops_per_byte(config, patch_size, context_bytes, accounting)",
+    "bltjax.generate.generate(pretrained, prompts, max_new_bytes)",
 )
 
 

@@ -13,6 +13,7 @@ from bltjax.layers import (
     matrix_std,
     rotate,
     rotation,
+    rotation_at,
     truncated_normal,
 )
 from tests import dense
@@ -29,6 +30,14 @@ def normal(seed, *shape, scale=1.0):
 def test_rotation_turns_interleaved_pairs():
     x = normal(0, 2, 40, 3, 8)
     np.testing.assert_allclose(turn(x), dense.rotate(np.float64(x), THETA), atol=3e-6)
+
+
+def test_positions_may_differ_from_row_to_row():
+    x = normal(10, 1, 40, 3, 8)
+    whole = turn(x)
+    parts = jnp.stack([x[0, 3:13], x[0, 25:35]])
+    angles = rotation_at(jnp.array([3, 25])[:, None] + jnp.arange(10), 8, THETA)
+    np.testing.assert_allclose(rotate(parts, angles), jnp.stack([whole[0, 3:13], whole[0, 25:35]]), atol=1e-6)
 
 
 def test_the_first_position_is_not_turned_and_lengths_are_kept():

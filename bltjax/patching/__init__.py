@@ -3,7 +3,7 @@
 from bltjax.patching.bpe import bpe_starts, encode_delimited
 from bltjax.patching.entropy import entropy_starts, next_byte_entropy
 from bltjax.patching.patches import Patches, byte_documents, patch_documents
-from bltjax.patching.rules import PREFIX_CONSISTENT, starts_of, stream_starts
+from bltjax.patching.rules import PREFIX_CONSISTENT, next_starts, starts_of, stream_starts
 from bltjax.patching.space import space_starts
 from bltjax.patching.strided import byte_starts, limit_patch_length, strided_starts
 
@@ -17,6 +17,7 @@ __all__ = [
     "entropy_starts",
     "limit_patch_length",
     "next_byte_entropy",
+    "next_starts",
     "patch_documents",
     "space_starts",
     "starts_of",

@@ -15,13 +15,13 @@ from bltjax.patching.bpe import bpe_starts
 from bltjax.patching.entropy import entropy_starts
 from bltjax.patching.patches import delayed, document_firsts
 from bltjax.patching.space import space_starts
-from bltjax.patching.strided import byte_starts, limit_patch_length, strided_starts
+from bltjax.patching.strided import limit_patch_length, since_start
 
 # Whether patches(x[:n]) is the first part of patches(x) for the text x: what generation needs.
 PREFIX_CONSISTENT = {"entropy": True, "space": True, "strided": True, "byte": True, "bpe": bpe.PREFIX_CONSISTENT}
 
 _CHUNK = 1 << 22  # positions of a stream worked on at once: bounds the memory of whole-corpus passes
-_LOOK_BACK = 3  # positions before a chunk that its decisions read
+LOOK_BACK = 3  # positions before a chunk that its decisions read
 
 
 def entropy_threshold(config: PatcherConfig) -> float:
@@ -61,22 +61,59 @@ def starts_of(
     Raises:
       ValueError: where the entropy rule lacks entropies or a threshold.
     """
+    starts = _whole_starts(config, ids, entropies, None)
+    for length in longest_patches(config):
+        starts = limit_patch_length(starts, length)
+    return starts
+
+
+def next_starts(
+    config: PatcherConfig,
+    ids: Int[Array, "batch bytes"],
+    entropies: Float[Array, "batch bytes"] | None,
+    since: Int[Array, "batch"],
+    threshold: Float[Array, ""] | None = None,
+) -> tuple[Bool[Array, "batch new"], Int[Array, "batch new"]]:
+    """Whether a patch starts after each of the newest bytes of rows that grow: `starts_of`, a part at a time.
+
+    Args:
+      config: the rule and its settings.
+      ids: byte ids; first the LOOK_BACK ids before the new ones, EOS where these are before the row.
+      entropies: nats, of the same ids; what stands for ids before the row is not read.
+      since: the second result for the last byte of the part before; 0 for the first part of a row.
+      threshold: takes the place of that of the configuration, so that it may differ in one compiled program.
+
+    Returns:
+      Whether position t + 1 starts a patch, for each new byte t; and how far t + 1 lies from where the rule, before
+      patches are cut for their length, started one.
+    """
+    starts = _whole_starts(config, ids, entropies, threshold)[:, LOOK_BACK + 1 :]
+    distance: Any = since_start(starts, since + 1)
+    left = distance
+    for length in longest_patches(config):
+        left = left % length
+    return left == 0, distance
+
+
+def longest_patches(config: PatcherConfig) -> list[int]:
+    """To which lengths in bytes the patches of a rule are cut, one after the other; none: a patch may be any length."""
+    own = {"byte": 1, "strided": config.size}.get(config.rule)
+    return [length for length in (own, config.max_patch_length) if length is not None]
+
+
+def _whole_starts(config: PatcherConfig, ids: Any, entropies: Any, threshold: Any) -> Any:
+    """Starts before patches are cut for their length."""
     if config.rule == "entropy":
         if entropies is None:
             raise ValueError("entropies=None: the entropy rule needs the next-byte entropies of the ids, in nats.")
-        threshold = entropy_threshold(config)
-        starts = entropy_starts(entropies, threshold, config.variant, _add_threshold(config), document_firsts(ids))
-    elif config.rule == "space":
-        starts = space_starts(ids)
-    elif config.rule == "strided":
-        starts = strided_starts(ids, config.size)
-    elif config.rule == "byte":
-        starts = byte_starts(ids)
-    else:
-        starts = bpe_starts(ids)
-    if config.max_patch_length is not None:
-        starts = limit_patch_length(starts, config.max_patch_length)
-    return starts
+        threshold = entropy_threshold(config) if threshold is None else threshold
+        return entropy_starts(entropies, threshold, config.variant, _add_threshold(config), document_firsts(ids))
+    if config.rule == "space":
+        return space_starts(ids)
+    if config.rule == "bpe":
+        return bpe_starts(ids)
+    firsts = document_firsts(ids)
+    return firsts | delayed(firsts, 1, False)
 
 
 def stream_firsts(document_starts: Integer[np.ndarray, "boundaries"]) -> Bool[np.ndarray, "positions"]:
@@ -123,7 +160,7 @@ def finite_entropies(entropies: Any, first: int, last: int) -> NDArray[np.float3
 def stream_chunks(length: int) -> Iterator[tuple[int, int, int]]:
     """Pieces [begin, end) of a stream, each with the position from which its decisions read: (first, begin, end)."""
     for begin in range(0, length, _CHUNK):
-        yield max(begin - _LOOK_BACK, 0), begin, min(begin + _CHUNK, length)
+        yield max(begin - LOOK_BACK, 0), begin, min(begin + _CHUNK, length)
 
 
 def stream_starts(
@@ -172,10 +209,8 @@ def stream_starts(
         out[begin:end] = starts[0, begin - first : end - first]
     if config.rule == "bpe" and length and not delimiters:
         raise ValueError("ids have no BPE delimiter (id 3): the bpe rule needs a stream with delimiters inserted.")
-    longest = {"byte": 1, "strided": config.size}.get(config.rule)
-    for limit in (longest, config.max_patch_length):
-        if limit is not None:
-            _limit_in_place(out, limit)
+    for limit in longest_patches(config):
+        _limit_in_place(out, limit)
     return out
 
 

@@ -7,6 +7,21 @@ from jaxtyping import Array, Bool, Int
 from bltjax.patching.patches import delayed, document_firsts
 
 
+def since_start(
+    starts: Bool[Array | np.ndarray, "batch positions"], before: Int[Array, "batch"] | int = 0
+) -> Int[Array | np.ndarray, "batch positions"]:
+    """Bytes between each position and the newest start at or before it; 0 at a start.
+
+    Args:
+      starts: numpy starts give a numpy array.
+      before: as many bytes lie between the newest start before these positions and the first of them.
+    """
+    xp = starts.__array_namespace__()
+    positions = xp.arange(starts.shape[1], dtype=xp.int32)
+    marks = xp.where(starts, positions, xp.reshape(xp.asarray(-before, dtype=xp.int32), (-1, 1)))
+    return positions - (np.maximum.accumulate(marks, axis=1) if xp is np else jax.lax.cummax(marks, axis=1))
+
+
 def limit_patch_length(
     starts: Bool[Array | np.ndarray, "batch positions"], max_patch_length: int
 ) -> Bool[Array | np.ndarray, "batch positions"]:
@@ -19,11 +34,7 @@ def limit_patch_length(
     """
     if max_patch_length < 1:
         raise ValueError(f"max_patch_length={max_patch_length}: must be at least 1 byte.")
-    xp = starts.__array_namespace__()
-    positions = xp.arange(starts.shape[1], dtype=xp.int32)
-    marks = xp.where(starts, positions, xp.int32(0))
-    newest = np.maximum.accumulate(marks, axis=1) if xp is np else jax.lax.cummax(marks, axis=1)
-    return (positions - newest) % max_patch_length == 0
+    return since_start(starts) % max_patch_length == 0
 
 
 def strided_starts(ids: Int[Array | np.ndarray, "batch bytes"], size: int) -> Bool[Array | np.ndarray, "batch bytes+1"]:

@@ -7,7 +7,15 @@ import pytest
 
 from bltjax import vocabulary
 from bltjax.config import PatcherConfig
-from bltjax.patching import PREFIX_CONSISTENT, Patches, encode_delimited, rules, starts_of, stream_starts
+from bltjax.patching import (
+    PREFIX_CONSISTENT,
+    Patches,
+    encode_delimited,
+    next_starts,
+    rules,
+    starts_of,
+    stream_starts,
+)
 
 RULES = {
     "global": PatcherConfig(threshold=1.5),
@@ -76,6 +84,27 @@ def test_compiled_starts_are_those_of_the_host(name):
     row, scores = np.concatenate(ids)[None], np.concatenate(entropies)[None].astype(np.float32)
     compiled = jax.jit(starts_of, static_argnums=0)(config, jnp.asarray(row), jnp.asarray(scores))
     np.testing.assert_array_equal(compiled, starts_of(config, row, scores))
+
+
+@every_rule
+@with_and_without_limit
+def test_starts_found_a_part_at_a_time_are_those_of_the_row(name, limit):
+    config = dataclasses.replace(RULES[name], max_patch_length=limit)
+    ids, entropies = documents_of(4, [0, 20, 1, 30])
+    row, scores = np.concatenate(ids)[None], np.concatenate(entropies)[None].astype(np.float32)
+    whole = starts_of(config, row, scores)
+    before = np.full((1, rules.LOOK_BACK), vocabulary.EOS)
+    padded, known = np.concatenate([before, row], axis=1), np.concatenate([np.zeros(before.shape), scores], axis=1)
+    for part in (1, 2, 7):
+        since, found = jnp.zeros(1, jnp.int32), []
+        for begin in range(0, row.shape[1], part):
+            new = slice(begin, begin + part + rules.LOOK_BACK)
+            arrays = [jnp.asarray(x[:, new], kind) for x, kind in ((padded, jnp.int32), (known, jnp.float32))]
+            threshold = None if config.threshold is None else jnp.float32(config.threshold)
+            starts, distance = next_starts(dataclasses.replace(config, threshold=0.0), *arrays, since, threshold)
+            found.append(starts)
+            since = distance[:, -1]
+        np.testing.assert_array_equal(np.concatenate(found, axis=1), whole[:, 1:], err_msg=f"parts of {part}")
 
 
 def test_a_boundary_does_not_depend_on_the_byte_it_precedes():
