@@ -259,7 +259,7 @@ class Program:
         text = instruction.attributes
         if found := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", text):
             sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", found[1])}
-            axes = tuple(re.findall(r"'(\w+)'", found[2]))
+            axes = tuple(name for name in re.findall(r"'(\w+)'", found[2]) if sizes[name] > 1)
             devices = math.prod(sizes[axis] for axis in axes)
             if sizes == self.mesh:
                 return axes, devices

@@ -190,6 +190,13 @@ def test_a_collective_that_is_started_and_awaited_counts_once():
     assert summed.sent == 32 * 16 * 4 * 3 / 4
 
 
+def test_an_axis_of_one_device_is_no_axis_that_is_crossed():
+    sizes = {"replica": 1, "data": 4, "model": 1, "sequence": 1}
+    named = "mesh['replica'=1,'data'=4,'model'=1,'sequence'=1] {'data','sequence'}"
+    program = Program(LAYERS_ON_GPUS.replace("mesh['axis_0'=4] {'axis_0'}", named), sizes)
+    assert {one.axes for one in program.traffic} == {("data",)}
+
+
 SIZES = {"replica": 1, "data": 2, "model": 2, "sequence": 2}
 PIECE = 16 * 4  # bytes that a device holds of a [2, 64] array split over data and model
 
