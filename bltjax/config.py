@@ -55,7 +55,7 @@ class ComputeConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"  # of activations and products; parameters are float32
     unroll: bool = False  # write the layers of a stack out one by one instead of scanning over them
     remat: Literal["none", "full", "dots"] = "none"  # what a layer recomputes in the backward pass
-    attention: Literal["reference"] = "reference"  # back end of bltjax.attention
+    attention: Literal["auto", "reference", "splash", "cudnn"] = "auto"  # back end of bltjax.attention
 
     def __post_init__(self) -> None:
         _check_choices(self, "compute.")

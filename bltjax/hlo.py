@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from bltjax.kernels import PRODUCT_SCOPE, SPLASH_PRODUCTS
+
 _BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2,
           "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8}  # fmt: skip
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
@@ -114,7 +116,8 @@ class Program:
         self.computations: dict[str, dict[str, Instruction]] = {}
         self.entry = ""
         current: dict[str, Instruction] = {}
-        for line in text.splitlines():
+        # What a kernel says of itself stands on lines of its own, in the middle of an instruction.
+        for line in text.replace('\n"', ' "').replace("\n}}", " }}").splitlines():
             if found := re.match(r"(ENTRY )?%?([\w.\-]+) .*\{$", line):
                 if not line.startswith("HloModule"):
                     current = self.computations.setdefault(found[2], {})
@@ -218,6 +221,8 @@ class Program:
         )
 
     def _own_flops(self, computation: str, instruction: Instruction) -> float:
+        if 'custom_call_target="tpu_custom_call"' in instruction.attributes:
+            return _kernel_flops(instruction)
         summed = _summed(instruction)
         if summed is None and instruction.opcode != "convolution":
             return 0.0
@@ -281,6 +286,15 @@ class Program:
         places = np.stack(np.unravel_index(np.arange(math.prod(self.mesh.values())), tuple(self.mesh.values())), axis=1)
         differ = np.any([np.ptp(places[list(group)], axis=0) > 0 for group in groups], axis=0)
         return tuple(name for name, other in zip(self.mesh, differ, strict=True) if other)
+
+
+def _kernel_flops(instruction: Instruction) -> float:
+    """FLOPs of a kernel of attention: the scopes around it say what one of its products takes."""
+    text = instruction.attributes
+    cost, kernel = re.search(rf"{PRODUCT_SCOPE}(\d+)", text), re.search(r"splash_m[hq]a_(fwd|dq|dkv)", text)
+    if cost is None or kernel is None:
+        raise ValueError(f"{instruction.name}: what this kernel computes can't be told.")
+    return float(cost[1]) * SPLASH_PRODUCTS[kernel[1]]
 
 
 def _summed(instruction: Instruction) -> list[int] | None:

@@ -19,6 +19,7 @@ def per_device(
     function: Callable[..., Any],
     inputs: Sequence[Sequence[str | None]],
     outputs: Any,
+    checked: bool = True,
 ) -> Callable[..., Any]:
     """`function` on each device's own part of its arguments; without a mesh, `function` itself.
 
@@ -27,6 +28,7 @@ def per_device(
     Args:
       inputs: the logical axes of each argument, an array.
       outputs: the logical axes of the result, or of each of several results (a list).
+      checked: have JAX prove that what is said to be whole on every device is; not for kernels, which say nothing.
 
     Raises:
       ValueError: by the call, where the devices do not divide a dimension that they split.
@@ -54,6 +56,7 @@ def per_device(
             in_specs=tuple(spec(axes) for axes in inputs),
             out_specs=[spec(axes) for axes in outputs] if isinstance(outputs, list) else spec(outputs),
             axis_names=set(free),
+            check_vma=checked,
         )
         return mapped(*[constrain(argument, axes) for argument, axes in zip(arguments, inputs, strict=True)])
 

@@ -1,5 +1,6 @@
 """The two compiled programs: one training step, and the sums of a scored batch; one code for every family."""
 
+import dataclasses
 import functools
 import math
 from typing import Any
@@ -13,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Bool, Float, Int
 
 from bltjax import families
+from bltjax.attention import backend_of, prove
 from bltjax.batch import Batch
 from bltjax.config import BLTConfig, ModelConfig, OptimConfig
 from bltjax.loss import Sums, loss_sums, real_bytes, row_sums
@@ -236,7 +238,19 @@ def compile_step(
     """
     read = ("beta1", "beta2", "epsilon", "weight_decay", "clip_norm", "first_moment", "spike_deviations", "spike_steps")
     optim = OptimConfig(**{name: getattr(optim, name) for name in read})
-    return _compile_step(model, optim, mesh, accumulation, slots if isinstance(model, BLTConfig) else None)
+    slots = slots if isinstance(model, BLTConfig) else None
+    return _compile_step(_on_devices(model, mesh), optim, mesh, accumulation, slots)
+
+
+def _on_devices(model: ModelConfig, mesh: Mesh) -> ModelConfig:
+    """The model with the back end of attention that is best on the mesh's devices, if that is left open."""
+    device = mesh.devices.flat[0]
+    backend = model.compute.attention
+    if backend == "auto":
+        backend = backend_of(device.platform)
+    if backend != "reference" and jax.local_devices()[0].client is device.client:
+        prove(backend, jax.local_devices()[0])
+    return dataclasses.replace(model, compute=dataclasses.replace(model.compute, attention=backend))
 
 
 _compile_step = functools.lru_cache(maxsize=16)(TrainStep)
@@ -264,11 +278,13 @@ class ScoreStep:
             return self._score(params, put_batch(batch, self.mesh))
 
 
-@functools.lru_cache(maxsize=16)
 def compile_score(model: ModelConfig, mesh: Mesh, slots: int | None = None) -> ScoreStep:
     """The scoring program of these settings, compiled once for each shape of batch.
 
     Args:
       slots: patches of a row, for BLT.
     """
-    return ScoreStep(model, mesh, slots)
+    return _compile_score(_on_devices(model, mesh), mesh, slots)
+
+
+_compile_score = functools.lru_cache(maxsize=16)(ScoreStep)

@@ -230,3 +230,25 @@ def test_traffic_in_a_loop_counts_as_often_as_it_runs():
     mapped = jax.shard_map(loop, mesh=mesh, in_specs=PartitionSpec(), out_specs=PartitionSpec(), check_vma=False)
     program = Program(jax.jit(mapped).lower(jnp.zeros(16)).compile().as_text(), SIZES)
     assert by_axis(program.traffic) == {("sequence",): 5 * 16 * 4}
+
+
+KERNEL = """HloModule step
+
+ENTRY %main (p: f32[8]) -> f32[8] {{
+  %p = f32[8]{{0}} parameter(0)
+  ROOT %k = f32[8]{{0}} custom-call(%p), custom_call_target="tpu_custom_call", frontend_attributes={{kernel_metadata={{
+"xprof_metadata":"{{\\"block_q\\": 512}}"
+}}}}, metadata={{op_name="{name}"}}
+}}
+"""
+
+
+@pytest.mark.parametrize(("phase", "products"), [("fwd", 2), ("dq", 3), ("dkv", 4)])
+def test_a_kernel_counts_as_the_scope_around_it_says(phase, products):
+    name = f"jit(step)/transpose(jvp(flops_of_a_product_640))/splash_mha_{phase}_segmented_no_residuals"
+    assert Program(KERNEL.format(name=name)).flops == products * 640
+
+
+def test_a_kernel_that_says_nothing_is_refused():
+    with pytest.raises(ValueError, match="what this kernel computes"):
+        _ = Program(KERNEL.format(name="jit(step)/gmm")).flops

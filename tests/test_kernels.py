@@ -1,0 +1,119 @@
+"""The kernels beside the reference: splash in TPU interpret mode, cuDNN's masks and blocks through XLA's attention."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.pallas import tpu as pltpu
+
+from bltjax import kernels
+from bltjax.attention import attention, backend_of, prove
+from bltjax.config import MeshConfig
+from bltjax.sharding import make_mesh
+
+# (positions, window, heads, key heads)
+CASES = [
+    (1, None, 1, 1),
+    (130, None, 2, 1),
+    (130, 1, 1, 1),
+    (300, 129, 2, 1),
+    (640, 200, 1, 1),
+    pytest.param(640, None, 1, 1, marks=pytest.mark.slow),  # five blocks of 128
+    pytest.param(1024, 512, 1, 1, marks=pytest.mark.slow),  # blocks of 512
+]
+SPLIT = [(256, None), (256, 40), (264, 40), (264, None), (1024, 300)]
+
+
+@pytest.fixture(params=["splash", "cudnn"])
+def backend(request, monkeypatch):
+    if request.param == "cudnn":
+        monkeypatch.setattr(kernels, "fused", functools.partial(kernels.fused, implementation="xla"))
+    else:
+        monkeypatch.setattr(kernels, "splash", functools.partial(kernels.splash, interpret=True))
+    return request.param
+
+
+def inputs(length, heads, key_heads, batch=2):
+    draw = np.random.default_rng(length)
+    q, slope = 1.5 * draw.standard_normal((2, batch, length, heads, 64))
+    k, v = 1.5 * draw.standard_normal((2, batch, length, key_heads, 64))
+    documents = np.cumsum(draw.random((batch, length)) < 0.02, axis=1)
+    return *(jnp.asarray(x, jnp.float32) for x in (q, k, v)), jnp.asarray(documents, jnp.int32), jnp.float32(slope)
+
+
+def results(backend, window, q, k, v, documents, slope):
+    out, pull = jax.vjp(lambda q, k, v: attention(q, k, v, documents, window, backend), q, k, v)
+    return out, *pull(slope)
+
+
+def compare(found, wanted):
+    scale = max(float(jnp.max(jnp.abs(other))) for other in wanted)  # where one key is seen, dq and dk are nothing
+    for name, one, other in zip(("out", "dq", "dk", "dv"), found, wanted, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-3 * scale, rtol=0, err_msg=name)
+
+
+@pytest.mark.parametrize(("length", "window", "heads", "key_heads"), CASES)
+def test_a_kernel_gives_what_the_reference_gives(backend, length, window, heads, key_heads):
+    given = inputs(length, heads, key_heads)
+    wanted = jax.jit(functools.partial(results, "reference", window))(*given)
+    compare(jax.jit(functools.partial(results, backend, window))(*given), wanted)
+
+
+@pytest.mark.parametrize(("length", "window"), [(256, None), pytest.param(300, 129, marks=pytest.mark.slow)])
+def test_splash_gives_it_in_the_steps_of_a_tpu(length, window):
+    given = inputs(length, 2, 1, batch=1)
+    wanted = jax.jit(functools.partial(results, "reference", window))(*given)
+    with pltpu.force_tpu_interpret_mode():
+        compare(jax.jit(functools.partial(results, "splash", window))(*given), wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("length", "window"), SPLIT)
+@pytest.mark.parametrize("axes", [{"sequence": 2}, {"data": 2, "sequence": 2, "model": 2}, {"sequence": 4}])
+def test_on_a_mesh_too(backend, length, window, axes):
+    given = inputs(length, 4, 2)
+    wanted = jax.jit(functools.partial(results, "reference", window))(*given)
+    devices = jax.devices()[: int(np.prod(list(axes.values())))]
+    with jax.set_mesh(make_mesh(MeshConfig(**axes), devices)):
+        compare(jax.jit(functools.partial(results, backend, window))(*given), wanted)
+
+
+def test_cudnn_takes_no_float32():
+    q, k, v, documents, _ = inputs(8, 1, 1)
+    with pytest.raises(ValueError, match=r"compute\.attention='cudnn'"):
+        attention(q, k, v, documents, backend="cudnn")
+
+
+def test_a_kernel_that_differs_on_a_device_is_refused(backend, monkeypatch):
+    sound = getattr(kernels, "fused" if backend == "cudnn" else "splash")
+    prove.cache_clear()
+    prove(backend, jax.devices()[0])
+
+    def unsound(q, k, v, documents, window, parts):
+        return sound(q, k, v, documents, None if window is None else window + 1, parts)
+
+    monkeypatch.setattr(kernels, "fused" if backend == "cudnn" else "splash", unsound)
+    prove.cache_clear()
+    with pytest.raises(RuntimeError, match=r"with window=100 differs .* set compute.attention='reference'"):
+        prove(backend, jax.devices()[0])
+    prove.cache_clear()
+
+
+def test_tpus_alone_leave_the_reference_by_themselves():
+    assert [backend_of(platform) for platform in ("cpu", "gpu", "cuda", "tpu")] == ["reference"] * 3 + ["splash"]
+
+
+@pytest.mark.parametrize(
+    ("length", "window", "reach"), [(1024, None, 0), (1024, 300, 0), (512, 300, 384), (256, None, 768)]
+)
+def test_what_splash_computes_are_the_blocks_in_which_something_is_visible(length, window, reach):
+    span = length + reach
+    distance = reach + np.arange(length)[:, None] - np.arange(span)
+    visible = (distance >= 0) & (distance < (window or span))
+    queries, keys = 128, 256 if span % 256 == 0 else 128
+    blocks = visible.reshape(length // queries, queries, span // keys, keys).any(axis=(1, 3))
+    computed = kernels._computed(length, span, queries, keys, window, reach)
+    assert computed == blocks.sum() * queries * keys
+    assert computed >= visible.sum()
