@@ -2,7 +2,7 @@
 
     python experiments/isoflop.py
 
-takes 9 minutes on 2 cores. It trains three families (BLT with entropy patches of 4.5 bytes, flat bytes, BPE
+takes 9 to 11 minutes on 2 cores. It trains three families (BLT with entropy patches of 4.5 bytes, flat bytes, BPE
 tokens) at three sizes and three budgets each on the standard library of the running Python, and scores every model in
 bits per byte of the same held-out documents. It can be stopped at any moment, and goes on with the same command.
 
