@@ -20,15 +20,14 @@ MAY_DIFFER = ("checkpoint_every", "keep_every", "mesh")  # what a run may go on 
 
 def data_identity(source: Source) -> dict[str, Any]:
     """What the data of a run is known by: its size, and hashes of its documents and of how rows are cut from them."""
-    arrays = {
-        "documents": source.documents.digests,
-        "rows": source.rows.units,
-        "patches": getattr(source, "stream_starts", None),
-        "weights": getattr(source, "counts", None),  # of a mixture
-    }
-    hashes = {
-        name: hashlib.sha256(array.tobytes()).hexdigest()[:16] for name, array in arrays.items() if array is not None
-    }
+    hashes = {}
+    for name, arrays in source.parts().items():
+        found = hashlib.sha256()
+        for array in arrays:
+            # In pieces: an array may be as long as the corpus, and lie on disk.
+            for first in range(0, len(array), 1 << 20):
+                found.update(array[first : first + (1 << 20)].tobytes())
+        hashes[name] = found.hexdigest()[:16]
     return {"bytes": source.documents.total_bytes, **hashes}
 
 

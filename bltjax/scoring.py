@@ -22,7 +22,8 @@ from jaxtyping import Float16, Int64
 
 from bltjax import families
 from bltjax.config import EntropyModelConfig, config_hash
-from bltjax.data.corpus import Corpus, Documents, Split, replacing
+from bltjax.data.corpus import Corpus, Documents, Split
+from bltjax.data.kept import replacing
 from bltjax.data.stream import ByteStream, read_entropies, write_entropies
 from bltjax.patching import next_byte_entropy
 from bltjax.runtime import agree

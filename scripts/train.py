@@ -42,12 +42,12 @@ from bltjax.config import (
 from bltjax.data.corpus import Corpus, Split
 from bltjax.data.mixture import Mixture
 from bltjax.data.pipeline import HeldoutBatches, heldout_batches
+from bltjax.data.starts import patch_starts
 from bltjax.data.stream import ByteStream, read_entropies
 from bltjax.data.tokenizer import Tokenizer
 from bltjax.data.tokenizer import train as train_tokenizer
 from bltjax.data.views import BLTSource, ByteSource, Source, StreamSource, TokenSource
 from bltjax.metrics import replace_file
-from bltjax.patching import stream_starts
 from bltjax.patching.calibrate import calibrate, check_starts
 from bltjax.presets import preset
 from bltjax.runtime import Stopped, is_first_process, keep_compiled, process_count, start, together
@@ -176,12 +176,11 @@ class Inputs:
         return read_entropies(self.corpus, split, self.fingerprint, source)
 
     def _starts(self, patcher: PatcherConfig, split: Split, source: str | None) -> np.ndarray:
-        stream = ByteStream(self.corpus.documents(split, source))
+        documents = self.corpus.documents(split, source)
         entropies = None if self.fingerprint is None else self._entropies(split, source)
-        ids = stream.ids() if patcher.rule in ("space", "bpe") else None
-        starts = stream_starts(patcher, stream.document_starts, ids=ids, entropies=entropies)
+        starts = patch_starts(documents, patcher, entropies, self.fingerprint)
         if split == "train":
-            check_starts(patcher, starts, stream.document_starts, self.run.rows.bytes)
+            check_starts(patcher, starts, ByteStream(documents).document_starts, self.run.rows.bytes)
         return starts
 
     def _tokenizer(self, tokens: int) -> Tokenizer:

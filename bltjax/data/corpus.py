@@ -15,20 +15,19 @@ where their documents and bytes begin, their source and its licence; and the fil
 What is derived from a split lies beside it: its entropies (`stream`), its tokens (`rows`).
 """
 
-import contextlib
 import functools
 import hashlib
 import itertools
 import json
 import os
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64, Shaped, UInt8
 
+from bltjax.data.kept import kept
 from bltjax.data.shards import Shard
 
 FORMAT, SHARDED = 1, 2  # of the folder
@@ -44,6 +43,7 @@ class Whole:
         self, data: UInt8[np.ndarray, "bytes"], offsets: Int64[np.ndarray, "boundaries"], path: Path | None = None
     ) -> None:
         self.data, self.offsets, self.path = data, offsets, path
+        self.count, self.size = len(offsets) - 1, int(offsets[-1])
 
     def read(self, start: int, stop: int) -> UInt8[np.ndarray, "bytes"]:
         return self.data[start:stop]
@@ -51,7 +51,7 @@ class Whole:
     @functools.cached_property
     def digests(self) -> UInt8[np.ndarray, "documents 32"]:
         if self.path is not None:
-            return np.load(self.path.with_suffix(".digests.npy"))
+            return np.load(self.path.with_suffix(".digests.npy"), mmap_mode="r")
         bounds = itertools.pairwise(self.offsets)
         digests = b"".join(hashlib.sha256(self.data[begin:end].tobytes()).digest() for begin, end in bounds)
         return np.frombuffer(digests, np.uint8).reshape(-1, 32)
@@ -72,25 +72,62 @@ class Documents:
 
     Attributes:
       pieces: the whole, or the shards, that they lie in, in order.
-      offsets: int64 [documents + 1], where each begins among the bytes of all of them, and where the last one ends.
       folder: of the corpus they are a whole split of; None in memory, and for the documents of one source.
       split: which one of it; None likewise.
     """
 
-    def __init__(self, pieces: Sequence[Whole | Shard], folder: Path | None = None, split: Split | None = None) -> None:
+    def __init__(
+        self,
+        pieces: Sequence[Whole | Shard],
+        folder: Path | None = None,
+        split: Split | None = None,
+        place: Path | None = None,
+    ) -> None:
+        """
+        Args:
+          place: how the names of the files begin that keep arrays as long as these documents; None: none are kept.
+        """
         self.pieces = pieces
-        counts = [len(piece.offsets) - 1 for piece in pieces]
-        self._firsts = np.cumsum([0, *counts])  # document that each piece begins with
-        begins = np.cumsum([0, *(int(piece.offsets[-1]) for piece in pieces)])  # byte likewise
-        if len(pieces) == 1:
-            self.offsets = pieces[0].offsets
-        else:
-            parts = [piece.offsets[:-1] + begin for piece, begin in zip(pieces, begins, strict=False)]
-            self.offsets = np.concatenate([*parts, begins[-1:]])
-        self._begins = begins
         self.folder = folder
         self.split: Split | None = split
-        self._sound = np.array([piece.path is None for piece in pieces]).repeat(counts)
+        self._place = place
+        counts = [piece.count for piece in pieces]
+        self._firsts = np.cumsum([0, *counts])  # document that each piece begins with
+        self._begins = np.cumsum([0, *(piece.size for piece in pieces)])  # byte likewise
+        self._sound = np.repeat([piece.path is None for piece in pieces], np.array(counts, np.int64))
+        shards = [piece for piece in pieces if isinstance(piece, Shard)]
+        if place is not None and shards:
+            begins = self.keep("records", np.int64, len(self), lambda: (shard.found()[1] for shard in shards))
+            for i, shard in enumerate(shards):
+                first, last = (int(document) for document in self._firsts[i : i + 2])
+                shard.place(self.offsets[first : last + 1], begins[first:last], int(self._begins[i]))
+
+    @functools.cached_property
+    def offsets(self) -> Int64[np.ndarray, "boundaries"]:
+        """Where each document begins among the bytes of all of them and, last, their number."""
+        if len(self.pieces) == 1 and isinstance(self.pieces[0], Whole):
+            return self.pieces[0].offsets
+
+        def parts() -> Iterator[Int64[np.ndarray, "part"]]:
+            for piece, begin in zip(self.pieces, self._begins, strict=False):
+                yield (piece.found()[0] if isinstance(piece, Shard) else piece.offsets)[:-1] + begin
+            yield self._begins[-1:]
+
+        return self.keep("offsets", np.int64, len(self) + 1, parts)
+
+    def keep(
+        self, name: str, dtype: Any, count: int | None, parts: Callable[[], Iterable[np.ndarray]]
+    ) -> Shaped[np.ndarray, "elements"]:
+        """An array as long as these documents, memory-mapped from beside them where it is large: see `kept.kept`.
+
+        Args:
+          name: tells it from the others of these documents.
+        """
+        return kept(self.file_of(name), dtype, count, parts)
+
+    def file_of(self, name: str) -> Path | None:
+        """Where `keep` keeps the array of that name; None where it can't."""
+        return None if self._place is None else self._place.with_name(f"{self._place.name}.{name}.npy")
 
     @classmethod
     def of(cls, documents: Sequence[bytes]) -> "Documents":
@@ -107,7 +144,7 @@ class Documents:
         return cls([Whole(np.frombuffer(b"".join(documents), np.uint8), offsets)])
 
     def __len__(self) -> int:
-        return len(self.offsets) - 1
+        return int(self._firsts[-1])
 
     def __getitem__(self, i: int | np.integer) -> UInt8[np.ndarray, "bytes"]:
         if not -len(self) <= i < len(self):
@@ -161,7 +198,7 @@ class Documents:
 
     @property
     def total_bytes(self) -> int:
-        return int(self.offsets[-1])
+        return int(self._begins[-1])
 
     @functools.cached_property
     def names(self) -> list[str]:
@@ -258,13 +295,20 @@ class Corpus:
             raise ValueError(f"source={source!r}: the sources of {self.folder} are {known}.")
         if self.manifest["format"] == FORMAT:
             path = self.folder / f"{split}.bytes"
-            offsets = np.load(path.with_suffix(".offsets.npy"))
+            offsets = np.asarray(np.load(path.with_suffix(".offsets.npy"), mmap_mode="r"))
             # A file without bytes cannot be mapped. As an array: slicing a memmap costs several times as much.
             data = np.asarray(np.memmap(path, np.uint8, "r")) if offsets[-1] else np.zeros(0, np.uint8)
-            return Documents([Whole(data, offsets, path)], self.folder, split)
+            return Documents([Whole(data, offsets, path)], self.folder, split, self.folder / split)
         shards = self.manifest["splits"][split]["shards"]
-        pieces = [Shard(self.folder, shard["name"]) for shard in shards if source in (None, shard["source"])]
-        return Documents(pieces) if source is not None else Documents(pieces, self.folder, split)
+        pieces = [
+            Shard(self.folder, shard["name"], (shard["documents"], shard["bytes"]))
+            for shard in shards
+            if source in (None, shard["source"])
+        ]
+        if source is None:
+            return Documents(pieces, self.folder, split, self.folder / split)
+        # By a hash, since a source may have any name.
+        return Documents(pieces, place=self.folder / f"{split}.{hashlib.sha256(source.encode()).hexdigest()[:16]}")
 
     def verify(self) -> None:
         """Reads every file and compares its SHA-256 with the manifest.
@@ -291,18 +335,3 @@ def fingerprint(rule: dict[str, Any], splits: dict[str, Any]) -> str:
     }
     canonical = json.dumps([FORMAT, rule, contents], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Any]:
-    """A file opened for writing that takes the place of `path` when it is complete."""
-    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.partial-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
-    finally:
-        Path(partial).unlink(missing_ok=True)  # where it has not become the file

@@ -7,10 +7,10 @@ epoch, and the place of row k within its source is arithmetic: rounds before it,
 its own round.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64, Shaped
 
 from bltjax.data.corpus import Documents
 from bltjax.data.rows import RowIndex, RowOrder, mix
@@ -133,12 +133,6 @@ class Mixture(Source):
         return self.sources[0].slots
 
     @property
-    def stream_starts(self) -> Bool[np.ndarray, "positions"] | None:
-        """Where patches begin, one source after the other; None where rows have none."""
-        found = [source.stream_starts for source in self.sources if isinstance(source, BLTSource)]
-        return np.concatenate(found) if found else None
-
-    @property
     def mean_row_bytes(self) -> float:
         """Raw bytes of a row as they are drawn, on average."""
         return float(self.counts @ [source.mean_row_bytes for source in self.sources]) / ROUND
@@ -150,3 +144,8 @@ class Mixture(Source):
     def row(self, number: int) -> Row:
         source = int(np.searchsorted(self._firsts, number, "right")) - 1
         return self.sources[source].row(number - int(self._firsts[source]))
+
+    def parts(self) -> dict[str, Iterable[Shaped[np.ndarray, "..."]]]:
+        found = {**super().parts(), "weights": [self.counts]}
+        patches = [source.stream_starts for source in self.sources if isinstance(source, BLTSource)]
+        return {**found, "patches": patches} if patches else found

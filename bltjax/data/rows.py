@@ -4,10 +4,11 @@ A row with inputs at positions s .. s + n - 1 of a stream has its targets at s +
 at s + n. So every position of the stream but the very first is a target exactly once, and no byte is dropped.
 """
 
+import array
 import dataclasses
 
 import numpy as np
-from jaxtyping import Bool, Int64, UInt64
+from jaxtyping import Bool, Int64, Integer, UInt64
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,24 +66,23 @@ def blt_rows(stream_starts: Bool[np.ndarray, "positions"], row_bytes: int, slots
       slots: P, patches of a row, at least 2.
     """
     _check_room(row_bytes, slots)
-    positions = np.flatnonzero(stream_starts)
     last = max(len(stream_starts) - 1, 0)
-    starts, used, start = [], [], 0
+    starts, used, start = array.array("q"), array.array("q"), 0
     while start < last:
-        # Starts 0 and 1 of the row are given, so `slots - 2` more fit: where is the one that does not?
-        first = int(np.searchsorted(positions, start + 2))
-        over = first + slots - 2
         row = min(row_bytes, last - start)
-        if over < len(positions):
+        inside = np.flatnonzero(stream_starts[start + 2 : start + row + 1])
+        # Starts 0 and 1 of the row are given, so `slots - 2` more fit: where is the one that does not?
+        if len(inside) > slots - 2:
+            over = int(inside[slots - 2]) + 2
             # A whole row has its patches at 0 .. N - 1; one that is cut has one more position, the first padded one.
-            room = row - 1 if row == row_bytes else row
-            if positions[over] - start <= room:
-                row = int(positions[over]) - start - 1
+            if over <= (row - 1 if row == row_bytes else row):
+                row = over - 1
         starts.append(start)
-        used.append(min(row, 2) + int(np.searchsorted(positions, start + max(row, 2))) - first)
+        used.append(min(row, 2) + int(np.searchsorted(inside, row - 2)))
         start += row
-    starts = np.array([*starts, last], np.int64)
-    return RowIndex(starts=starts, units=starts, used=np.array(used, np.int64), bytes=row_bytes, slots=slots)
+    starts.append(last)
+    found = np.array(starts, np.int64)
+    return RowIndex(starts=found, units=found, used=np.array(used, np.int64), bytes=row_bytes, slots=slots)
 
 
 def token_rows(positions: Int64[np.ndarray, "boundaries"], row_bytes: int, slots: int) -> RowIndex:
@@ -99,19 +99,21 @@ def token_rows(positions: Int64[np.ndarray, "boundaries"], row_bytes: int, slots
     """
     _check_room(row_bytes, slots)
     last = max(len(positions) - 2, 0)
-    longest = int(np.diff(positions).max(initial=0))
-    if longest > row_bytes:
-        raise ValueError(f"rows.bytes={row_bytes}: the longest token has {longest} bytes; rows must have room for it.")
-    # For each token, the first one that no longer fits into a row beginning there.
-    ends = np.searchsorted(positions, positions[:last] + row_bytes, "right") - 1
-    ends = np.minimum(np.minimum(ends, np.arange(last) + slots), last)
-    units, unit = [], 0
+    units, unit = array.array("q"), 0
     while unit < last:
         units.append(unit)
-        unit = int(ends[unit])
-    units = np.array([*units, last], np.int64)
-    starts = positions[units] if len(positions) > 1 else units
-    return RowIndex(starts=starts, units=units, used=np.diff(units), bytes=row_bytes, slots=slots)
+        near = positions[unit : unit + slots + 2]
+        # The first token that no longer fits into a row beginning here.
+        size = min(int(np.searchsorted(near, near[0] + row_bytes, "right")) - 1, slots, last - unit)
+        if not size:
+            raise ValueError(
+                f"rows.bytes={row_bytes}: a token has {near[1] - near[0]} bytes; rows must have room for it."
+            )
+        unit += size
+    units.append(last)
+    found = np.array(units, np.int64)
+    starts = positions[found] if len(positions) > 1 else found
+    return RowIndex(starts=starts, units=found, used=np.diff(found), bytes=row_bytes, slots=slots)
 
 
 def _check_room(row_bytes: int, slots: int) -> None:
@@ -120,19 +122,25 @@ def _check_room(row_bytes: int, slots: int) -> None:
             raise ValueError(f"{name}={value}: must be at least 2, or a row could not take the next byte.")
 
 
-def default_slots(unit_positions: Int64[np.ndarray, "units"], length: int, row_bytes: int) -> int:
-    """Slots for rows of `row_bytes` bytes: few are cut short by slots, few slots stay empty.
-
-    The number for which the share of bytes used times the share of slots used is largest, judged by how many patches
-    or tokens lie in each stretch of `row_bytes` bytes; rounded up to a multiple of 8 from 64 on.
+def stretches(length: int, row_bytes: int) -> range:
+    """Where stretches of `row_bytes` positions begin in a stream; one that would be shorter is left out, but the first.
 
     Args:
-      unit_positions: where in the byte stream each patch or token begins, ascending.
-      length: of the byte stream, in positions.
-      row_bytes: N.
+      length: of the stream, in positions.
     """
-    edges = np.arange(0, max(length, row_bytes + 1), row_bytes)
-    counts = np.sort(np.diff(np.searchsorted(unit_positions, edges)))
+    return range(0, max(-(-length // row_bytes) - 1, 1) * row_bytes, row_bytes)
+
+
+def default_slots(counts: Int64[np.ndarray, "stretches"]) -> int:
+    """Slots for rows of so many bytes: few are cut short by slots, few slots stay empty.
+
+    The number for which the share of bytes used times the share of slots used is largest; rounded up to a multiple of
+    8 from 64 on.
+
+    Args:
+      counts: how many patches or tokens lie in each stretch of a row's bytes, as `stretches` cuts the stream.
+    """
+    counts = np.sort(counts)
     # A stretch of c patches makes max(1, c / P) rows. With R rows in all, the share of bytes used is stretches / R and
     # that of slots is patches / (R P): their product is largest where R^2 P is smallest.
     choices = np.unique(np.quantile(counts, np.linspace(0.2, 1, 33)).astype(np.int64).clip(1))
@@ -166,17 +174,20 @@ class RowOrder:
           seed: any integer.
         """
         self.rows = len(index)
-        self._cells = (index.starts[:-1] // grid).astype(np.uint64)
+        self._starts, self._grid = index.starts[:-1], grid
         self._seed = np.array([seed % 2**64], np.uint64)
         self._orders: dict[int, np.ndarray] = {}
 
-    def epoch(self, epoch: int) -> Int64[np.ndarray, "rows"]:
+    def epoch(self, epoch: int) -> Integer[np.ndarray, "rows"]:
         """All rows of an epoch, in order."""
         order = self._orders.get(epoch)
         if order is None:
             salt = mix(mix(self._seed + np.uint64(0x9E3779B97F4A7C15)) + np.uint64(epoch))
             # Stable: the rows of a cell stay in the order of the text.
-            order = np.argsort(mix(mix(self._cells + np.uint64(1)) ^ salt), kind="stable")
+            cells = (self._starts // self._grid).astype(np.uint64)
+            order = np.argsort(mix(mix(cells + np.uint64(1)) ^ salt), kind="stable")
+            if self.rows < 1 << 31:
+                order = order.astype(np.int32)
             # Batches at the end of an epoch need two of them; older ones are not asked for again.
             self._orders = {**{e: o for e, o in self._orders.items() if abs(e - epoch) == 1}, epoch: order}
         return order

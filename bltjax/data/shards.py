@@ -43,23 +43,60 @@ class Shard:
 
     Attributes:
       path: of its ArrayRecord file.
-      offsets: int64 [documents + 1], where each document begins among the shard's bytes.
+      count: documents.
+      size: bytes of all of them.
     """
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, about: tuple[int, int] | None = None) -> None:
+        """
+        Args:
+          about: documents and bytes, as the manifest has them; None: what the index says.
+        """
         self.path = folder / f"{name}.array_record"
         self._folder, self._name = folder, name
-        sizes = np.load(folder / f"{name}.index.npy")["bytes"].astype(np.int64)
-        self.offsets = np.zeros(len(sizes) + 1, np.int64)
-        np.cumsum(sizes, out=self.offsets[1:])
-        self._begins = record_begins(sizes)
         self._state = _state(self.path)
+        sizes = self._index["bytes"] if about is None else ()
+        self.count, self.size = (len(sizes), int(np.sum(sizes))) if about is None else about
+        self._placed: tuple[np.ndarray, np.ndarray, int] | None = None
+
+    @property
+    def _index(self) -> np.ndarray:
+        path = self._folder / f"{self._name}.index.npy"
+        return _mapped(path, _state(path))
+
+    def found(self) -> tuple[Int64[np.ndarray, "boundaries"], Int64[np.ndarray, "documents"]]:
+        """Where each document begins among the shard's bytes, and last their number; and where its record begins."""
+        sizes = self._index["bytes"].astype(np.int64)
+        offsets = np.zeros(len(sizes) + 1, np.int64)
+        np.cumsum(sizes, out=offsets[1:])
+        return offsets, record_begins(sizes)
+
+    @property
+    def offsets(self) -> Int64[np.ndarray, "boundaries"]:
+        """Where each document begins among the shard's bytes and, last, their number."""
+        offsets, _, base = self._places()
+        return offsets - base
+
+    def place(
+        self, offsets: Int64[np.ndarray, "boundaries"], begins: Int64[np.ndarray, "documents"], base: int
+    ) -> None:
+        """Gives `found` as parts of longer arrays, so that the shard holds none of its own.
+
+        Args:
+          offsets: counted from another byte than the shard's first.
+          base: that of the shard's first byte.
+        """
+        self._placed = offsets, begins, base
+
+    def _places(self) -> tuple[np.ndarray, np.ndarray, int]:
+        if self._placed is None:
+            self._placed = (*self.found(), 0)
+        return self._placed
 
     @property
     def digests(self) -> UInt8[np.ndarray, "documents 32"]:
         """SHA-256 of each document."""
-        index = self._folder / f"{self._name}.index.npy"
-        return _mapped(index, _state(index))["sha256"]
+        return self._index["sha256"]
 
     @functools.cached_property
     def names(self) -> list[str]:
@@ -71,11 +108,12 @@ class Shard:
         """The bytes at positions start .. stop - 1 of the shard; a view where they lie together."""
         if start == stop:
             return np.zeros(0, np.uint8)
-        first = int(np.searchsorted(self.offsets, start, "right")) - 1
-        parts, document, stored = [], first, _mapped(self.path, self._state)
+        offsets, begins, base = self._places()
+        document = int(np.searchsorted(offsets, start + base, "right")) - 1
+        parts, stored = [], _mapped(self.path, self._state)
         while start < stop:
-            begin, end = int(self.offsets[document]), min(int(self.offsets[document + 1]), stop)
-            at = int(self._begins[document]) + start - begin
+            begin, end = int(offsets[document]) - base, min(int(offsets[document + 1]) - base, stop)
+            at = int(begins[document]) + start - begin
             last = at + end - start
             while at < last:
                 block = at // _PAYLOAD

@@ -6,16 +6,18 @@ plus 2 positions. Everything that cuts rows or windows counts in these positions
 
 import hashlib
 import json
-import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float16, Int16, Int32
+from jaxtyping import Float16, Int16, Int32, Int64
 
 from bltjax import vocabulary
-from bltjax.data.corpus import Corpus, Documents, Split, replacing
+from bltjax.data.corpus import Corpus, Documents, Split
+from bltjax.data.kept import replacing
 from bltjax.data.tokenizer import Tokenizer
+
+_CHUNK = 1 << 20  # elements of an array as long as a corpus that are worked on at once
 
 
 class ByteStream:
@@ -28,8 +30,13 @@ class ByteStream:
     """
 
     def __init__(self, documents: Documents) -> None:
+        def parts() -> Iterator[Int64[np.ndarray, "part"]]:
+            for first in range(0, len(documents) + 1, _CHUNK):
+                offsets = documents.offsets[first : first + _CHUNK]
+                yield offsets + 2 * np.arange(first, first + len(offsets))
+
         self.documents = documents
-        self.document_starts = documents.offsets + 2 * np.arange(len(documents) + 1)
+        self.document_starts = documents.keep("positions", np.int64, len(documents) + 1, parts)
         self.length = int(self.document_starts[-1])
 
     def ids(self, start: int | np.integer = 0, stop: int | np.integer | None = None) -> Int16[np.ndarray, "positions"]:
@@ -81,20 +88,23 @@ class TokenStream:
             that is not lossless.
         """
         self.documents = documents
-        path = None
-        if documents.folder is not None:
-            path = documents.folder / f"{documents.split}.tokens-{tokenizer.fingerprint}.npy"
-        if path is not None and path.is_file():
-            self.ids = np.load(path, mmap_mode="r")
-        else:
-            self.ids = _token_ids(documents, tokenizer)
-            if path is not None and os.access(path.parent, os.W_OK):
-                with replacing(path) as file:
-                    np.save(file, self.ids)
+        name = f"tokens-{tokenizer.fingerprint}"
+        path = documents.file_of(name)
+        self.ids = documents.keep(name, np.int32, None, lambda: _token_ids(documents, tokenizer))
         sizes = np.concatenate([np.ones(vocabulary.OFFSET, np.int64), tokenizer.token_bytes])
-        self.positions = np.zeros(len(self.ids) + 1, np.int64)
-        np.cumsum(sizes[self.ids], out=self.positions[1:])
-        self.document_starts = np.append(np.flatnonzero(self.ids == vocabulary.BOS), len(self.ids))
+        chunks = range(0, len(self.ids), _CHUNK)
+
+        def positions() -> Iterator[Int64[np.ndarray, "part"]]:
+            total = np.zeros(1, np.int64)
+            yield total
+            for first in chunks:
+                found = total[-1] + np.cumsum(sizes[self.ids[first : first + _CHUNK]])
+                yield found
+                total = found
+
+        self.positions = documents.keep(f"{name}.positions", np.int64, len(self.ids) + 1, positions)
+        begins = (first + np.flatnonzero(self.ids[first : first + _CHUNK] == vocabulary.BOS) for first in chunks)
+        self.document_starts = np.concatenate([np.zeros(0, np.int64), *begins, [len(self.ids)]])
         expected = ByteStream(documents).document_starts
         if not np.array_equal(self.positions[self.document_starts], expected):
             raise ValueError(
@@ -103,12 +113,10 @@ class TokenStream:
             )
 
 
-def _token_ids(documents: Documents, tokenizer: Tokenizer) -> Int32[np.ndarray, "tokens"]:
+def _token_ids(documents: Documents, tokenizer: Tokenizer) -> Iterator[Int32[np.ndarray, "tokens"]]:
     bos, eos = np.array([vocabulary.BOS], np.int32), np.array([vocabulary.EOS], np.int32)
-    parts = [np.zeros(0, np.int32)]
     for tokens in tokenizer.encode_documents(documents):
-        parts += [bos, tokens + np.int32(vocabulary.OFFSET), eos]
-    return np.concatenate(parts)
+        yield np.concatenate([bos, tokens + np.int32(vocabulary.OFFSET), eos])
 
 
 def write_entropies(

@@ -19,7 +19,8 @@ import tokenizers
 from jaxtyping import Int32, Integer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from bltjax.data.corpus import Documents, replacing
+from bltjax.data.corpus import Documents
+from bltjax.data.kept import replacing
 
 _INVALID = re.compile("([\udc80-\udcff]+)")  # how Python decodes bytes that are not UTF-8 (surrogateescape)
 _SEAM = re.compile("[!-~](?=[ \n])")  # no word goes beyond such a place, and none looks beyond it

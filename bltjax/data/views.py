@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,21 @@ from jaxtyping import Bool, Int64, Shaped
 from bltjax import vocabulary
 from bltjax.config import RowsConfig
 from bltjax.data.corpus import Documents
-from bltjax.data.rows import RowIndex, RowOrder, Windows, blt_rows, byte_rows, default_slots, token_rows, windows
+from bltjax.data.rows import (
+    RowIndex,
+    RowOrder,
+    Windows,
+    blt_rows,
+    byte_rows,
+    default_slots,
+    stretches,
+    token_rows,
+    windows,
+)
 from bltjax.data.stream import ByteStream, TokenStream
 from bltjax.data.tokenizer import Tokenizer
+
+_CHUNK = 1 << 20  # documents that are looked at at once
 
 Row = dict[str, Shaped[np.ndarray, "..."]]  # the fields of a Batch, for one row
 
@@ -58,6 +71,10 @@ class Source(abc.ABC):
     @abc.abstractmethod
     def row(self, number: int) -> Row:
         """A training row, by its number in `rows`."""
+
+    def parts(self) -> dict[str, Iterable[Shaped[np.ndarray, "..."]]]:
+        """All that rows are made of, by name, each as arrays one after the other: what a run's data is known by."""
+        return {"documents": (piece.digests for piece in self.documents.pieces), "rows": [self.rows.units]}
 
 
 class StreamSource(Source):
@@ -165,15 +182,17 @@ class BLTSource(ByteSource):
                 f"stream_starts has {len(stream_starts)} positions, the documents' stream has {self.stream.length}: "
                 "patch this split with this corpus."
             )
-        firsts = self.stream.document_starts[:-1]
-        wrong = np.flatnonzero(~(stream_starts[firsts] & stream_starts[firsts + 1]))
-        if wrong.size:
-            raise ValueError(
-                f"stream_starts: document {wrong[0]} does not begin with two starts; patch each document alone."
-            )
+        for first in range(0, len(documents), _CHUNK):
+            begins = self.stream.document_starts[first : min(first + _CHUNK, len(documents))]
+            for wrong in np.flatnonzero(~(stream_starts[begins] & stream_starts[begins + 1])):
+                raise ValueError(
+                    f"stream_starts: document {first + wrong} does not begin with two starts; patch each one alone."
+                )
         self.stream_starts = stream_starts
         if config.slots is None:
-            found = default_slots(np.flatnonzero(stream_starts), self.stream.length, config.bytes)
+            cells = stretches(self.stream.length, config.bytes)
+            counts = (np.count_nonzero(stream_starts[cell : cell + config.bytes]) for cell in cells)
+            found = default_slots(np.fromiter(counts, np.int64, len(cells)))
             self.config = dataclasses.replace(config, slots=found)
 
     @property
@@ -190,12 +209,16 @@ class BLTSource(ByteSource):
         starts[:2] = True
         return {**super().build(begin, end, after, length), "starts": starts}
 
+    def parts(self) -> dict[str, Iterable[Shaped[np.ndarray, "..."]]]:
+        return {**super().parts(), "patches": [self.stream_starts]}
+
     def window_shape(self, found: Windows, context_bytes: int) -> tuple[int, int]:
-        counts = np.concatenate([[0], np.cumsum(self.stream_starts)])
-        # A window shorter than its row is padded, and the first padded position may begin a patch too.
-        last = np.where(found.end - found.begin < context_bytes, found.end + 1, found.end)
-        own = counts[np.maximum(last, found.begin + 2)] - counts[found.begin + 2]
-        return context_bytes, max(2 + int(own.max(initial=0)), 2)
+        most = 0
+        for begin, end in zip(found.begin, found.end, strict=True):
+            # A window shorter than its row is padded, and the first padded position may begin a patch too.
+            last = end + 1 if end - begin < context_bytes else end
+            most = max(most, int(np.count_nonzero(self.stream_starts[begin + 2 : last])))
+        return context_bytes, most + 2
 
 
 class TokenSource(StreamSource):
@@ -213,7 +236,8 @@ class TokenSource(StreamSource):
         special = np.zeros(vocabulary.OFFSET, np.uint16)
         self._bytes_of_id = np.concatenate([special, tokenizer.token_bytes.astype(np.uint16)])
         if config.slots is None:
-            found = default_slots(self.tokens.positions[:-1], self.stream.length, config.bytes)
+            cells = stretches(self.stream.length, config.bytes)
+            found = default_slots(np.diff(np.searchsorted(self.tokens.positions[:-1], [*cells, cells.stop])))
             self.config = dataclasses.replace(config, slots=found)
 
     @property

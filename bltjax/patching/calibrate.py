@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import json
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -62,19 +63,43 @@ def _edge(place: int) -> float:
     return float(np.uint32(bits).view(np.float32))
 
 
-def _histogram(config: PatcherConfig, firsts: NDArray[np.bool_], entropies: Any) -> tuple[int, NDArray[np.int64]]:
+def document_groups(
+    document_starts: Integer[np.ndarray, "boundaries"], positions: int = 1 << 24
+) -> Iterator[tuple[int, int]]:
+    """Documents first .. last - 1 of a stream, in groups of about so many positions: what is worked on at once.
+
+    Args:
+      document_starts: where each document of the stream begins and, last, its length.
+    """
+    first, count = 0, len(document_starts) - 1
+    while first < count:
+        end = int(document_starts[first]) + positions
+        last = max(first + 1, int(np.searchsorted(document_starts, end, "right")) - 1)
+        yield first, last
+        first = last
+
+
+def _histogram(
+    config: PatcherConfig, document_starts: Integer[np.ndarray, "boundaries"], entropies: Any
+) -> tuple[int, NDArray[np.int64]]:
     """Forced starts, and for every bin the positions whose score lies above its edge and not above the next."""
     counts, forced_starts = np.zeros(_BINS, np.int64), 0
     threshold_add = config.threshold_add if config.variant == "add" else None
-    for first, begin, end in stream_chunks(len(firsts)):
-        documents = np.append(firsts[first:end], False)[None]
-        scores, forced = entropy_scores(
-            finite_entropies(entropies, first, end)[None], config.variant, threshold_add, documents
-        )
-        scores, forced = (values[0, begin - first : end - first] for values in (scores, forced))
-        forced_starts += int(np.count_nonzero(forced))
-        free = scores[~forced & np.isfinite(scores)]
-        counts += np.bincount((_ordered(free) - np.uint32(1)) >> _DROPPED_BITS, minlength=_BINS)
+    for one, other in document_groups(document_starts):
+        origin = int(document_starts[one])
+        firsts = stream_firsts(document_starts[one : other + 1] - origin)
+        for first, begin, end in stream_chunks(len(firsts)):
+            documents = np.append(firsts[first:end], False)[None]
+            scores, forced = entropy_scores(
+                finite_entropies(entropies, origin + first, origin + end)[None],
+                config.variant,
+                threshold_add,
+                documents,
+            )
+            scores, forced = (values[0, begin - first : end - first] for values in (scores, forced))
+            forced_starts += int(np.count_nonzero(forced))
+            free = scores[~forced & np.isfinite(scores)]
+            counts += np.bincount((_ordered(free) - np.uint32(1)) >> _DROPPED_BITS, minlength=_BINS)
     return forced_starts, counts
 
 
@@ -105,12 +130,12 @@ def calibrate(
     """
     if config.rule != "entropy":
         raise ValueError(f"patcher.rule={config.rule!r}: only the entropy rule has a threshold to calibrate.")
-    firsts = stream_firsts(document_starts)
-    check_stream("entropies", entropies, len(firsts))
-    total_bytes = len(firsts) - 2 * (len(document_starts) - 1)
+    stream_firsts(document_starts[:2])  # refuses boundaries that do not begin at 0
+    check_stream("entropies", entropies, int(document_starts[-1]))
+    total_bytes = int(document_starts[-1]) - 2 * (len(document_starts) - 1)
     if total_bytes < 1:
         raise ValueError("document_starts: the stream holds no bytes, so there is nothing to calibrate on.")
-    forced, counts = _histogram(config, firsts, entropies)
+    forced, counts = _histogram(config, document_starts, entropies)
     # Thresholds within one gap between occupied bins give the same patches: one candidate, its middle, for each gap.
     occupied = np.flatnonzero(counts)
     if not occupied.size:

@@ -26,12 +26,12 @@ from bltjax.data import sources
 from bltjax.data.corpus import Corpus, Split
 from bltjax.data.pipeline import HeldoutBatches, heldout_batches
 from bltjax.data.sources import Sources
+from bltjax.data.starts import patch_starts
 from bltjax.data.stream import ByteStream, read_entropies
 from bltjax.data.tokenizer import Tokenizer, train
 from bltjax.data.views import BLTSource, ByteSource, StreamSource, TokenSource
 from bltjax.data.write import prepare
 from bltjax.metrics import Progress
-from bltjax.patching import stream_starts
 from bltjax.patching.calibrate import calibrate, check_starts
 from bltjax.scaling.plan import Study, learning_rate_rule, optim_of
 from bltjax.scaling.store import Run, digest
@@ -159,11 +159,10 @@ class Inputs:
 
     def _starts(self, patch_size: float, split: Split) -> np.ndarray:
         config = self.patcher(patch_size)
-        boundaries = ByteStream(self.corpus.documents(split)).document_starts
-        entropies = read_entropies(self.corpus, split, self.entropy_fingerprint)
-        starts = stream_starts(config, boundaries, entropies=entropies)
+        documents, known_by = self.corpus.documents(split), self.entropy_fingerprint
+        starts = patch_starts(documents, config, read_entropies(self.corpus, split, known_by), known_by)
         if split == "train":
-            check_starts(config, starts, boundaries, self.study.row_bytes)
+            check_starts(config, starts, ByteStream(documents).document_starts, self.study.row_bytes)
         return starts
 
     def source(self, model: ModelConfig, patch_size: float | None, split: Split) -> StreamSource:

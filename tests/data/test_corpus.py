@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bltjax.data.corpus import Corpus, Documents, replacing
+from bltjax.data.corpus import Corpus, Documents
 from bltjax.data.sources import Document
 from bltjax.data.write import prepare
 
@@ -112,16 +112,3 @@ def test_a_changed_byte_is_found_by_verification(corpus: Corpus):
 def test_an_unknown_split_is_refused(corpus: Corpus):
     with pytest.raises(Exception, match="validation"):
         corpus.documents("validation")  # pyright: ignore[reportArgumentType]
-
-
-def test_a_replaced_file_is_whole_or_as_it_was(tmp_path: Path):
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
-    with pytest.raises(KeyboardInterrupt), replacing(path) as file:
-        file.write(b"half of the n")
-        raise KeyboardInterrupt
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
-    assert path.read_bytes() == b"old"
-    with replacing(path) as file:
-        file.write(b"new")
-    assert path.read_bytes() == b"new"

@@ -111,7 +111,7 @@ def test_starts_of_another_stream_are_refused(texts: Documents):
 
 def test_rows_of_tokens_shorter_than_a_token_are_refused(texts: Documents, bpe: Tokenizer):
     longest = int(bpe.token_bytes.max())
-    with pytest.raises(ValueError, match=rf"rows\.bytes={longest - 1}: the longest token"):
+    with pytest.raises(ValueError, match=rf"rows\.bytes={longest - 1}: a token has {longest} bytes"):
         _ = TokenSource(texts, bpe, RowsConfig(bytes=longest - 1, slots=4)).rows
 
 
