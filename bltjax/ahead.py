@@ -56,9 +56,9 @@ class Report:
       model_flops: of the whole step by the accounting `full`, divided by the devices.
       compiled_flops: of the matrix products in the compiled program, loops counted as often as they run.
       traffic: what devices send each other.
-      least: what this sharding can't do without, by mesh axes: each kernel gathered once forward and once backward,
-        each gradient summed once, what is looked up exchanged there and back. For axes that are absent it is not worked
-        out.
+      least: what this sharding can't do without, by mesh axes, in each micro-batch: each kernel gathered once forward
+        and once backward, each gradient summed once into its parts, what is looked up exchanged there and back. For
+        axes that are absent it is not worked out.
       seconds: what compute, memory and links each take at least.
     """
 
@@ -195,5 +195,5 @@ def least_traffic(plan: Plan, mesh: dict[str, int]) -> dict[str, float]:
         elif "shard" in axes:
             kernels += size
     places = plan.rows * plan.positions / (mesh["replica"] * data * mesh["sequence"])
-    kernel_bytes = kernels * share * (2 * width * plan.accumulation + 4)
+    kernel_bytes = kernels * share * (2 * width + 4) * plan.accumulation
     return {"data": kernel_bytes + 2 * places * tables * width * share}
