@@ -137,6 +137,18 @@ def test_trackers_get_numbers_under_flat_names(tmp_path, monkeypatch):
     assert (settings["id"], settings["resume"], settings["config"]) == ("abc", "allow", {"steps": 3})
 
 
+@pytest.mark.tracking
+@pytest.mark.filterwarnings("ignore")  # of packages that are not ours
+def test_the_packages_themselves_write_what_they_get_without_a_network(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for tracker in trackers(["tensorboard", "wandb"], tmp_path / "run", {"steps": 3}, "abc"):
+        tracker.write({"step": 7, "sums": {"bytes": 2}})
+        tracker.close()
+    for pattern in ("*tfevents*", "*.wandb"):
+        [written] = (path for path in tmp_path.rglob(pattern) if path.is_file())
+        assert b"sums/bytes" in written.read_bytes(), written
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True
