@@ -223,6 +223,8 @@ class Program:
     def _own_flops(self, computation: str, instruction: Instruction) -> float:
         if 'custom_call_target="tpu_custom_call"' in instruction.attributes:
             return _kernel_flops(instruction)
+        if 'custom_call_target="__cudnn$' in instruction.attributes:
+            return _cudnn_flops(instruction, dimensions(self.computations[computation][instruction.operands[0]].shape))
         summed = _summed(instruction)
         if summed is None and instruction.opcode != "convolution":
             return 0.0
@@ -295,6 +297,17 @@ def _kernel_flops(instruction: Instruction) -> float:
     if cost is None or kernel is None:
         raise ValueError(f"{instruction.name}: what this kernel computes can't be told.")
     return float(cost[1]) * SPLASH_PRODUCTS[kernel[1]]
+
+
+def _cudnn_flops(instruction: Instruction, queries: tuple[int, ...]) -> float:
+    """FLOPs of cuDNN's attention: it computes all scores, whatever a mask hides."""
+    text = instruction.attributes
+    kernel = re.search(r'"__cudnn\$fmha\w*?(Backward)?"', text)
+    scores = re.search(r'"intermediate_tensor_shape":.*?"dimensions":\s*\[(.*?)\]', text)
+    if kernel is None or scores is None:
+        raise ValueError(f"{instruction.name}: what this call of cuDNN computes can't be told.")
+    products = 5 if kernel[1] else 2  # scores, sums; backward the scores again and two gradients of each
+    return 2.0 * products * math.prod(int(size) for size in re.findall(r"\d+", scores[1])) * queries[-1]
 
 
 def _summed(instruction: Instruction) -> list[int] | None:

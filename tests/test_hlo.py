@@ -252,3 +252,31 @@ def test_a_kernel_counts_as_the_scope_around_it_says(phase, products):
 def test_a_kernel_that_says_nothing_is_refused():
     with pytest.raises(ValueError, match="what this kernel computes"):
         _ = Program(KERNEL.format(name="jit(step)/gmm")).flops
+
+
+# As JAX asks cuDNN for attention: [batch, positions, heads, width], and a shape for the scores that nobody sees.
+CUDNN = """HloModule attention
+
+ENTRY %main (q: bf16[2,128,4,64], k: bf16[2,256,4,64]) -> bf16[2,4,128,64] {
+  %q = bf16[2,128,4,64]{3,2,1,0} parameter(0)
+  %k = bf16[2,256,4,64]{3,2,1,0} parameter(1)
+  %call = (bf16[2,4,128,64]{3,1,2,0}, u8[0]{0}) custom-call(%q, %k, %k), custom_call_target="__cudnn$TARGET", CONFIG
+  ROOT %out = bf16[2,4,128,64]{3,1,2,0} get-tuple-element(%call), index=0
+}
+""".replace(
+    "CONFIG",
+    'backend_config={"cudnn_fmha_backend_config": {"intermediate_tensor_shape": {"element_type": "BF16", '
+    '"dimensions": ["2", "4", "128", "256"], "tuple_shapes": []}, "mask_type": "NO_MASK"}}',
+)
+
+
+@pytest.mark.parametrize(
+    ("target", "products"), [("fmhaSoftmax", 2), ("fmhaScaleBiasSoftmax", 2), ("fmhaScaleBiasSoftmaxBackward", 5)]
+)
+def test_attention_of_cudnn_counts_every_score(target, products):
+    assert Program(CUDNN.replace("TARGET", target)).flops == products * 2 * 2 * 4 * 128 * 256 * 64
+
+
+def test_a_call_of_cudnn_that_is_not_known_is_refused():
+    with pytest.raises(ValueError, match="what this call of cuDNN computes"):
+        _ = Program(CUDNN.replace("TARGET", "convForward")).flops
