@@ -20,6 +20,7 @@ Surface = Literal["huber", "projection"]
 HEADLINES = ("E", "alpha", "beta")  # A and B are not: they change with the units and with the exponents
 
 _ESTIMATORS = {"huber": huber.NAME, "projection": projection.NAME}
+_SMOOTH = {"huber": True, "projection": False}  # how clusters are drawn: each where its intervals hold what they say
 _CURVE_POINTS = 65
 
 
@@ -53,6 +54,11 @@ class FittedLaw:
     @property
     def estimator(self) -> str:
         return _ESTIMATORS[self.method]
+
+    @property
+    def drawn(self) -> str:
+        """How the bootstrap draws clusters."""
+        return "exponential weights" if _SMOOTH[self.method] else "resampled"
 
     @property
     def law(self) -> Law:
@@ -204,7 +210,7 @@ class FittedLaw:
             "estimator": self.estimator,
             "points": len(self.points),
             "clusters": len(set(self.points.cluster)),
-            "bootstrap": {"draws": len(self.draws), "seed": self.seed, "level": self.level, "over": "clusters"},
+            "bootstrap": {"draws": len(self.draws), "seed": self.seed, "level": self.level, "clusters": self.drawn},
             "cost": self.cost.label,
             "headline": {name: dataclasses.asdict(self.parameter(name)) for name in HEADLINES}
             | ({} if size is None else {"size_exponent": dataclasses.asdict(size)})
@@ -236,7 +242,7 @@ class FittedLaw:
 def _bootstrap(fit: FittedLaw) -> str:
     if not len(fit.draws):
         return "no intervals"
-    return f"{fit.level:.0%} intervals by {len(fit.draws)} bootstrap draws over trunks, seed {fit.seed}"
+    return f"{fit.level:.0%} intervals by {len(fit.draws)} bootstrap draws over trunks ({fit.drawn}), seed {fit.seed}"
 
 
 def fit_surface(
@@ -264,7 +270,7 @@ def fit_surface(
     warnings = [*points.warnings()]
     drawn = np.empty((0, len(theta)))
     if draws:
-        times = weights(points.cluster, draws, seed)
+        times = weights(points.cluster, draws, seed, smooth=_SMOOTH[method])
         losses = np.tile(points.loss, (draws, 1))
         transform = huber.logarithmic if method == "huber" else squared
         drawn, converged = refine(coordinates, losses, times, np.tile(theta, (draws, 1)), transform)

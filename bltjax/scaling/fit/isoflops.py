@@ -124,7 +124,7 @@ class FittedParabolas:
             "estimator": NAME,
             "points": len(self.points),
             "clusters": len(set(self.points.cluster)),
-            "bootstrap": {"draws": len(self.sizes), "seed": self.seed, "level": self.level, "over": "clusters"},
+            "bootstrap": {"draws": len(self.sizes), "seed": self.seed, "level": self.level, "clusters": "resampled"},
             "cost": self.cost.label,
             "headline": {"size_exponent": dataclasses.asdict(size), "bytes_exponent": dataclasses.asdict(data)},
             "optima": [dataclasses.asdict(optimum) for optimum in self.optima()],

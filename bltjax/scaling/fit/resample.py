@@ -1,7 +1,9 @@
 """Intervals by the bootstrap over clusters: runs that branched from one trunk are drawn together or not at all.
 
-A draw takes as many clusters as there are, each as often as chance has it. Points of one trunk share its seed and
-most of its steps: drawing them one by one would take them for independent.
+A draw takes as many clusters as there are, each as often as chance has it (Efron). Points of one trunk share its seed
+and most of its steps: drawing them one by one would take them for independent. A smooth draw gives each cluster an
+exponential weight instead (Rubin): an estimator near to least absolute errors runs through points that it is given
+twice, and its resampled intervals come out two fifths too wide.
 """
 
 import dataclasses
@@ -14,8 +16,10 @@ FEWEST_CLUSTERS = 6  # below these there is no interval
 FEW_CLUSTERS = 12  # below these there is one, with a warning
 
 
-def weights(cluster: tuple[str, ...], draws: int, seed: int) -> Float[np.ndarray, "draws points"]:
-    """How often each point is in each draw.
+def weights(
+    cluster: tuple[str, ...], draws: int, seed: int, *, smooth: bool = False
+) -> Float[np.ndarray, "draws points"]:
+    """How often each point is in each draw, or its weight there; a mean of one for each cluster.
 
     Raises:
       ValueError: for too few clusters.
@@ -27,7 +31,10 @@ def weights(cluster: tuple[str, ...], draws: int, seed: int) -> Float[np.ndarray
             "Ask for no draws, or train more seeds."
         )
     generator = np.random.default_rng(seed)
-    times = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
+    if smooth:
+        times = generator.dirichlet(np.ones(len(names)), size=draws) * len(names)
+    else:
+        times = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
     return times[:, index].astype(np.float64)
 
 

@@ -20,7 +20,7 @@ def fit():
 def test_the_fit_says_what_it_is(fit):
     text = str(fit)
     for words in (
-        "variable projection", "N: N", "95% intervals by 200 bootstrap draws over trunks, seed 3",
+        "variable projection", "N: N", "95% intervals by 200 bootstrap draws over trunks (resampled), seed 3",
         "cost: FLOPs (simulated)", "alpha", "beta", "a = ", "35 points of 35 trunks", "at 1e+17",
     ):  # fmt: skip
         assert words in text, words
@@ -38,7 +38,7 @@ def test_a_and_b_are_no_headline_numbers(fit):
 
 def test_the_summary_is_json(fit):
     back = json.loads(json.dumps(fit.summary(), allow_nan=False))
-    assert back["bootstrap"] == {"draws": 200, "seed": 3, "level": 0.95, "over": "clusters"}
+    assert back["bootstrap"] == {"draws": 200, "seed": 3, "level": 0.95, "clusters": "resampled"}
     assert back["about"]["size"] == "N"
     assert len(back["optima"]) == 5
     assert back["residual_rms"] == pytest.approx(0.003, rel=0.4)

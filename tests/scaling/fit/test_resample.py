@@ -16,6 +16,16 @@ def test_the_runs_of_a_trunk_are_drawn_together():
     assert by_trunk[..., 0].mean(axis=0) == pytest.approx(np.ones(8), abs=0.15)
 
 
+def test_smooth_draws_weigh_trunks_and_leave_none_out():
+    weighed = weights(TRUNKS, 2000, seed=0, smooth=True)
+    by_trunk = weighed.reshape(2000, 8, 3)
+    assert (by_trunk == by_trunk[..., :1]).all()
+    assert by_trunk[..., 0].sum(axis=1) == pytest.approx(np.full(2000, 8.0))
+    assert (weighed > 0).all()
+    # The variance of a trunk's weight is nearly that of resampling, 7/9 beside 7/8.
+    assert by_trunk[..., 0].var(axis=0) == pytest.approx(np.full(8, 7 / 9), rel=0.15)
+
+
 def test_the_same_seed_gives_the_same_draws():
     assert (weights(TRUNKS, 50, 3) == weights(TRUNKS, 50, 3)).all()
     assert (weights(TRUNKS, 50, 3) != weights(TRUNKS, 50, 4)).any()
