@@ -121,7 +121,7 @@ def test_a_preset_compiles_for_a_node_of_gpus():
 @pytest.mark.gpus
 @pytest.mark.filterwarnings("ignore:Error reading persistent compilation cache entry:UserWarning")
 def test_only_replicas_lie_in_several_nodes():
-    asked = plan("blt-tiny", topology="h100:2x2", rows=4, positions=256, slots=64)
+    asked = plan("byte-tiny", topology="h100:2x2", rows=4, positions=256)
     with pytest.raises(ValueError, match=r"mesh\(replica=1\) over 2 nodes: must be a multiple of them"):
         compile_ahead(asked)
     report = compile_ahead(dataclasses.replace(asked, mesh=MeshConfig(replica=2)))
@@ -129,4 +129,5 @@ def test_only_replicas_lie_in_several_nodes():
     crossed = sum(one.sent for one in report.traffic if "replica" in one.axes)
     least = 4 * sum(parameters(asked.model).values()) / 2  # the gradients of a device's share of the parameters
     assert crossed == pytest.approx(least, rel=0.1)
-    assert report.seconds["network"] == crossed / 50e9
+    # what all four devices sum leaves each node over two network cards
+    assert 0.9 * crossed / 50e9 < report.seconds["network"] <= crossed / 50e9
