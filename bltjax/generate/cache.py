@@ -6,8 +6,8 @@ part of a prompt. `flat` and `latent` call this for every tower. Layers are thos
 they attend to is given here.
 
 A cache is a ring: position t of a row lies at place t modulo the number of places. A window of w positions needs
-w - 1 places, whatever the length of the row; without a window there are places for the whole row. Long rings are read
-in blocks, and only as far as they are filled, so that room for a long row costs a short one nothing but memory.
+w places, whatever the length of the row; without a window there are places for the whole row. Long rings are read in
+blocks, and only as far as they are filled, so that room for a long row costs a short one nothing but memory.
 """
 
 from collections.abc import Callable, Sequence
@@ -68,7 +68,7 @@ def whole_blocks(places: int) -> int:
 
 def empty_cache(config: TransformerConfig, compute: ComputeConfig, batch: int, positions: int) -> Cache:
     """A cache for rows of up to `positions` positions, none of which has been read."""
-    places = whole_blocks(positions if config.window is None else min(config.window - 1, positions))
+    places = whole_blocks(positions if config.window is None else min(config.window, positions))
     shape = (batch, config.key_heads, places, config.head_width)
 
     def zeros() -> tuple[Array, ...]:
@@ -152,6 +152,14 @@ def positions_kept(position: Int[Array, "batch"], places: Int[Array, "places"], 
     return newest - (newest - places) % size
 
 
+def after(done: Array, x: Int[Array, "..."]) -> Int[Array, "..."]:
+    """x, but only once `done` is known: what x then makes room for can be overwritten in place.
+
+    XLA keeps a copy of an array that is overwritten by something which does not depend on all that reads it.
+    """
+    return x + jnp.isnan(done.ravel()[0].astype(jnp.float32)).astype(x.dtype)
+
+
 def first_of_documents(
     ends: Bool[Array, "batch new"], position: Int[Array, "batch"], first: Int[Array, "batch"]
 ) -> tuple[Int[Array, "batch new"], Int[Array, "batch"]]:
@@ -203,7 +211,15 @@ def read_layers(
         distance = places[:, :, None] - other[:, None, :]
         return (distance >= 0) & (distance < window) & (other[:, None, :] >= first[:, :, None])
 
-    among_new = sees(places)
+    def among_old(at: Array) -> Array:
+        return sees(positions_kept(position, at, size))
+
+    def among_kept(at: Array) -> Array:
+        return sees(positions_kept(position + count, at, size))
+
+    # One new position takes the place of one that it does not see, several may take that of one which the first sees.
+    # Then what was kept is read before it is overwritten, for which XLA copies it: a step must do without.
+    pushes_out = new > 1 and config.window is not None
     # Of more new positions than there are places the last ones stay.
     stays = (index < count[:, None]) & (index >= count[:, None] - size)
     where = jnp.where(stays, places % size, size)
@@ -212,20 +228,20 @@ def read_layers(
         old_keys, old_values = cache.keys[number], cache.values[number]
 
         def mix(q: Array, k: Array, v: Array, old_keys: Array = old_keys, old_values: Array = old_values) -> Array:
-            def among_old(at: Array) -> Array:
-                return sees(positions_kept(position, at, size))
-
-            out = attend(
+            kept_keys, kept_values = store(old_keys, k, where), store(old_values, v, where)
+            keys.append(kept_keys)
+            values.append(kept_values)
+            if not pushes_out:
+                read = jnp.max(position + count)
+                return attend(
+                    q, config.key_heads, lambda q: look_in_blocks(q, kept_keys, kept_values, among_kept, read)
+                )
+            return attend(
                 q,
                 config.key_heads,
                 lambda q: look_in_blocks(q, old_keys, old_values, among_old, jnp.max(position)),
-                lambda q: look(q, jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2), among_new),
+                lambda q: look(q, jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2), sees(places)),
             )
-            # Stored after everything old has been read, or XLA would copy the cache to keep what is overwritten.
-            out, k, v = jax.lax.optimization_barrier((out, k, v))
-            keys.append(store(old_keys, k, where))
-            values.append(store(old_values, v, where))
-            return out
 
         x = x if before is None else before(number, x)
         layer: Any = TransformerLayer(config, compute).apply({"params": params}, x, angles, None, mix)

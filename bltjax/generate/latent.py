@@ -35,6 +35,7 @@ from bltjax.cross_attention import attend_to_patches, pool, pool_on, spread_head
 from bltjax.generate import flat
 from bltjax.generate.cache import (
     Cache,
+    after,
     attend,
     first_of_documents,
     look,
@@ -101,11 +102,10 @@ def read(
 
     bytes_ = _by_patch(model, p, state, outs, starts, real, is_eos)
     newest_keys, newest_values, latents, patch_document = _latents(model, p, state, bytes_)
-    # The bytes of the open patch are stored after the patch before has read its own: see cache.read_layers.
-    newest_keys, keys, values = jax.lax.optimization_barrier((newest_keys, bytes_.keys, bytes_.values))
+    places = after(newest_keys[0], bytes_.places)  # the patch that was open has read its bytes by then
     open_keys, open_values = (
-        tuple(store(old, new, bytes_.places) for old, new in zip(*pair, strict=True))
-        for pair in ((state.open_keys, keys), (state.open_values, values))
+        tuple(store(old, new, places) for old, new in zip(*pair, strict=True))
+        for pair in ((state.open_keys, bytes_.keys), (state.open_values, bytes_.values))
     )
 
     read_ids = jnp.cumsum(starts, axis=1, dtype=jnp.int32)

@@ -65,7 +65,7 @@ def test_documents_begin_after_an_end_in_this_part_or_an_earlier_one():
 def test_room_is_that_of_the_window_or_of_the_row():
     compute, tower = ComputeConfig("bfloat16"), TransformerConfig(16, 3, 4, kv_heads=2, window=100)
     windowed = empty_cache(tower, compute, 2, 5000)
-    assert len(windowed.keys) == 3 and windowed.keys[0].shape == (2, 2, 99, 4)
+    assert len(windowed.keys) == 3 and windowed.keys[0].shape == (2, 2, 100, 4)
     assert windowed.values[0].dtype == jnp.bfloat16
     assert empty_cache(tower, compute, 1, 50).keys[0].shape[2] == 50
     longest = TransformerConfig(16, 1, 4, window=None)
