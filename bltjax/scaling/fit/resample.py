@@ -43,7 +43,7 @@ class Interval:
     """A number with its percentile interval.
 
     An end that lies outside of what was measured is None: the interval is open there. `outside` is the share of the
-    draws that did not give a number.
+    `draws` that did not give a number; without draws there is no interval.
     """
 
     value: float | None
@@ -51,11 +51,12 @@ class Interval:
     high: float | None
     level: float = LEVEL
     outside: float = 0.0
+    draws: int = 0
 
     def __str__(self) -> str:
         if self.value is None:
             return "none"
-        if self.low is None and self.high is None:
+        if not self.draws:
             return f"{self.value:.4g}"
         ends = ("..." if end is None else f"{end:.4g}" for end in (self.low, self.high))
         return f"{self.value:.4g} [{', '.join(ends)}]"
@@ -79,9 +80,9 @@ def interval(
     given = draws[~np.isnan(draws)]
     outside = 1 - len(given) / len(draws) if len(draws) else 0.0
     if value is None or not len(given) or 1 - outside < least_inside:
-        return Interval(value, None, None, level, outside)
+        return Interval(value, None, None, level, outside, len(draws))
     tail = (1 - level) / 2
-    return Interval(value, _quantile(given, tail), _quantile(given, 1 - tail), level, outside)
+    return Interval(value, _quantile(given, tail), _quantile(given, 1 - tail), level, outside, len(draws))
 
 
 def _quantile(draws: Shaped[np.ndarray, " draws"], share: float) -> float | None:

@@ -130,15 +130,16 @@ class Tally:
     number: str
     truth: float
     studies: int
-    coverage: float  # share of the intervals that hold the truth
+    coverage: float | None  # share of the intervals that hold the truth; None without draws
     bias: float  # mean error
     spread: float  # standard deviation of the errors
     worst: float  # largest error in size
     missing: int  # studies that gave no such number; not counted in the others
 
     def __str__(self) -> str:
+        coverage = "-" if self.coverage is None else f"{self.coverage:.1%}"
         return (
-            f"{self.method:<10} {self.number:<14} {self.truth:>9.4g} {self.coverage:>8.1%} {self.bias:>+10.2e} "
+            f"{self.method:<10} {self.number:<14} {self.truth:>9.4g} {coverage:>8} {self.bias:>+10.2e} "
             f"{self.spread:>9.2e} {self.worst:>9.2e} {self.missing:>7}"
         )
 
@@ -194,7 +195,7 @@ def trial(
                 number=name,
                 truth=truth[name],
                 studies=studies,
-                coverage=float(np.mean([held for _, held in pairs])),
+                coverage=float(np.mean([held for _, held in pairs])) if draws else None,
                 bias=float(errors.mean()),
                 spread=float(errors.std(ddof=1)) if len(errors) > 1 else 0.0,
                 worst=float(np.abs(errors).max()),

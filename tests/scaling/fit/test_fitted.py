@@ -201,7 +201,6 @@ def test_mistake_14_repeated_text_is_said():
     assert "15 of 35 runs repeat their text more than 4 times; no law has that" in found.warnings
 
 
-@pytest.mark.slow
 def test_a_full_fit_with_a_thousand_draws_takes_less_than_a_minute():
     points = design(LOPSIDED, sizes=12, budgets=tuple(np.geomspace(1e17, 1e19, 5)), seeds=4).draw(0)
     assert len(points) == 240

@@ -105,7 +105,9 @@ def test_the_power_law_in_budget_and_patch_size_is_recovered():
 
 
 def test_an_optimum_is_read_in_a_line():
-    text = str(Optimum(1e18, Interval(2e8, 1e8, 4e8), Interval(1e9, None, None), Interval(0.9, 0.89, 0.91)))
+    text = str(
+        Optimum(1e18, Interval(2e8, 1e8, 4e8, draws=9), Interval(1e9, None, None), Interval(0.9, 0.89, 0.91, draws=9))
+    )
     assert text == "N 2e+08 [1e+08, 4e+08], 1e+09 bytes, loss 0.9 [0.89, 0.91]"
     edge = Optimum(
         1e18, Interval(None, None, None), Interval(None, None, None), Interval(0.9, None, None),

@@ -60,9 +60,14 @@ def test_draws_that_gave_no_number_are_counted_and_too_many_leave_no_interval():
     assert found.outside == pytest.approx(0.4)
     assert found.low is not None
     assert interval(1.5, draws, least_inside=0.975).low is None
-    assert interval(1.5, np.full(10, np.nan)) == Interval(1.5, None, None, outside=1.0)
+    assert interval(1.5, np.full(10, np.nan)) == Interval(1.5, None, None, outside=1.0, draws=10)
 
 
 def test_a_number_that_is_not_there_has_no_interval():
-    assert interval(None, np.ones(5)) == Interval(None, None, None)
+    assert interval(None, np.ones(5)) == Interval(None, None, None, draws=5)
     assert str(interval(None, np.ones(5))) == "none"
+
+
+def test_an_interval_open_on_both_sides_is_not_the_lack_of_one():
+    assert str(interval(1.5, np.array([-np.inf, 1.5, np.inf]))) == "1.5 [..., ...]"
+    assert str(interval(1.5, np.empty(0))) == "1.5"
