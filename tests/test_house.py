@@ -57,6 +57,9 @@ PUBLIC_NAMES = (
     "bltjax.interop.huggingface.save_pretrained(folder, pretrained)",
     "bltjax.flops.flops_per_byte(config, patch_size, context_bytes, accounting)",
     "bltjax.generate.generate(pretrained, prompts, max_new_bytes)",
+    "bltjax.scaling.fit.fit_law(points, method)",
+    "bltjax.scaling.fit.compute_equivalent_gain(a, b)",
+    "bltjax.scaling.fit.crossover(a, b)",
 )
 
 
