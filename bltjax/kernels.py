@@ -15,7 +15,9 @@ from jaxtyping import Array, Float, Int
 
 from bltjax.parallel import from_the_left, joined
 
-SPLASH_BLOCKS = (512, 256, 128)  # queries and keys of a block, the largest that divides; 128 are a TPU's lanes
+# Queries and keys of a block: the largest that divides, and half a window at most, since of the blocks that a window
+# touches all is computed. 128 are a TPU's lanes.
+SPLASH_BLOCKS = (512, 256, 128)
 # A compiled program shows of a kernel no more than its name and the scopes around it: one says what a product costs.
 PRODUCT_SCOPE = "flops_of_a_product_"
 # Matrix products of its kernels: scores and sums; forward and backward, where dq and dkv make the scores again each.
@@ -40,8 +42,9 @@ def _with_halo(k: Array, v: Array, documents: Array, reach: int, parts: str) -> 
     return k, v, jnp.concatenate([before, documents], axis=1)
 
 
-def _block(length: int) -> int:
-    return next(block for block in SPLASH_BLOCKS if length % block == 0)
+def _block(length: int, window: int | None) -> int:
+    most = max(SPLASH_BLOCKS[-1], SPLASH_BLOCKS[0] if window is None else window // 2)
+    return next(block for block in SPLASH_BLOCKS if length % block == 0 and block <= most)
 
 
 def splash(
@@ -76,7 +79,7 @@ def splash(
         mask: splash_mask.Mask = splash_mask.CausalMask(shape)
     else:
         mask = splash_mask.LocalMask(shape, (window - 1, 0), reach)
-    queries, keys = _block(q.shape[1]), _block(k.shape[1])
+    queries, keys = _block(q.shape[1], window), _block(k.shape[1], window)
     kernel = splash_kernel.make_splash_mha(
         splash_mask.MultiHeadMask([mask] * q.shape[2]),
         block_sizes=splash_kernel.BlockSizes(

@@ -80,23 +80,30 @@ def test_only_replicas_lie_in_several_slices(nobody_to_ask):
 # What was compiled without a chip can be stored but not read again; it is compiled anew then.
 @pytest.mark.filterwarnings("ignore:Error reading persistent compilation cache entry:UserWarning")
 @pytest.mark.parametrize(
-    ("name", "topology", "mesh", "size"),
+    ("name", "topology", "mesh"),
     [
-        ("blt-tiny", "v5e:2x2", {"data": 4}, {"positions": 256, "slots": 64}),
-        ("blt-400m", "v5e:4x4", {"data": 16}, {"positions": 8192, "slots": 2048}),
+        ("blt-tiny", "v5e:4x4", {"data": 16}),
+        ("blt-tiny", "v6e:4x4", {"data": 16}),
+        ("blt-tiny", "v5p:4x4x8", {"replica": 8, "data": 16}),
+        ("blt-tiny", "v6e:16x16", {"replica": 16, "data": 16}),
+        ("blt-400m", "v5e:4x4", {"data": 16}),
+        ("blt-400m", "v6e:4x4", {"data": 16}),
+        ("blt-8b", "v5p:4x4x8", {"replica": 4, "data": 32}),
+        ("blt-8b", "v6e:16x16", {"data": 256}),
     ],
 )
-def test_a_preset_compiles_for_its_pod(name, topology, mesh, size, nobody_to_ask):
+def test_a_preset_compiles_for_its_pod(name, topology, mesh, nobody_to_ask):
     rows = math.prod(mesh.values())
+    size = {"positions": 256, "slots": 64} if name == "blt-tiny" else {"positions": 8192, "slots": 2048}
     report = compile_ahead(plan(name, "full", topology=topology, mesh=MeshConfig(**mesh), rows=rows, **size))
     assert report.devices == rows
     assert report.free > 0
-    assert {axes for one in report.traffic for axes in one.axes} == {"data"}
+    assert {axes for one in report.traffic for axes in one.axes} == set(mesh)
     # Only kernels are gathered, and of tables what is looked up: activations would be hundreds of megabytes more.
-    sent = sum(one.sent for one in report.traffic)
+    sent = sum(one.sent for one in report.traffic if "replica" not in one.axes)
     assert sent < 1.5 * report.least["data"] + 1e6
     held = report.parameters + report.optimizer
-    assert held == pytest.approx(12 * sum(parameters(preset(name)).values()) / rows, rel=0.2)
+    assert held == pytest.approx(12 * sum(parameters(preset(name)).values()) / mesh["data"], rel=0.2)
     if name != "blt-tiny":  # whose products are smaller than a tile
         assert report.compiled_flops / report.model_flops < 4 / 3 * 1.15  # the forward pass is computed twice
 

@@ -19,7 +19,7 @@ FLOORS = (
     {"config", "vocabulary", "batch"},
     {"sharding"},  # holds the activation helper that modules call
     {"parallel"},
-    {"presets", "layers", "attention", "hashing", "patching"},
+    {"presets", "layers", "attention", "kernels", "hashing", "patching"},
     {"entropy_model", "transformer", "cross_attention"},
     {"local", "global_model"},
     {"blt", "baselines"},

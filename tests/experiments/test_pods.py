@@ -1,0 +1,50 @@
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from bltjax.flops import parameters
+from bltjax.presets import PRESETS, preset
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+_spec = importlib.util.spec_from_file_location("pods", ROOT / "experiments" / "pods.py")
+assert _spec and _spec.loader
+pods = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(pods)
+
+COMMITTED = {path.stem: json.loads(path.read_text()) for path in pods.RESULTS.glob("*.json")}
+TABLE_10 = ("blt-400m", "blt-1b", "blt-2b", "blt-4b", "blt-8b")
+
+
+def test_every_preset_of_table_10_has_a_plan_and_every_plan_its_result():
+    assert {booking.preset for booking in pods.BOOKINGS} == set(TABLE_10) <= set(PRESETS)
+    asked = {booking.name: pods.asked(booking) for booking in pods.BOOKINGS}
+    assert {name: one["asked"] for name, one in COMMITTED.items()} == json.loads(json.dumps(asked))
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_a_plan_fits_sends_little_and_computes_little_in_vain(name):
+    asked, found = COMMITTED[name]["asked"], COMMITTED[name]["found"]
+    assert found["free"] > 0
+    assert 15e6 < asked["rows"] * pods.BYTES < 17e6
+    held = found["parameters"] + found["optimizer"]
+    assert held * found["devices"] >= 12 * sum(parameters(preset(asked["preset"])).values())
+    again = 4 / 3 if asked["remat"] == "full" else 1
+    assert found["compiled_flops"] / found["model_flops"] <= 1.15 * again
+    along_data = sum(part["sent"] for part in found["traffic"] if part["axes"] == ["data"])
+    assert along_data < 1.2 * found["least"]["data"]
+    tables = 2 * parameters(preset(asked["preset"]))["hash_embedding"]  # bytes that a gather of them would bring
+    assert along_data - found["least"]["data"] < asked["accumulation"] * tables / 2
+
+
+def test_the_page_repeats_the_table():
+    records = [COMMITTED[booking.name] for booking in pods.BOOKINGS]
+    table = pods.table(records)
+    assert (pods.RESULTS / "table.md").read_text() == table
+    assert table in (ROOT / "docs" / "pods.md").read_text()
+
+
+def test_an_unknown_plan_is_named():
+    with pytest.raises(ValueError, match=r"'blt-1b': no such plan; there are blt-400m-v5e-4x4, "):
+        pods.main(pods.Arguments(("blt-1b",)))
