@@ -189,7 +189,9 @@ def _windowed(q: Array, k: Array, v: Array, documents: Array, window: int, parts
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _in_tiles(side: int, square: bool, q: Array, k: Array, v: Array, own: Array, theirs: Array, shift: Position) -> Array:
+def _in_tiles(
+    side: int, square: bool, q: Array, k: Array, v: Array, own: Array, theirs: Array, shift: Position
+) -> Array:
     """Queries [batch, groups, heads, queries, width] over all earlier keys, in tiles of `side` that divides both.
 
     Args:

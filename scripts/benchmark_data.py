@@ -72,7 +72,8 @@ class Figure:
 
     def row(self) -> str:
         least = "" if self.at_least is None else f"{self.at_least:g}"
-        return f"| {self.what} | {self.value:,.1f} {self.unit} | {least} |"
+        value = f"{self.value:,.1f}" if self.value >= 1 else f"{self.value:.2g}"
+        return f"| {self.what} | {value} {self.unit} | {least} |"
 
 
 def corpus_of(arguments: Arguments, folder: str) -> Corpus:
