@@ -15,6 +15,7 @@ from scipy.interpolate import PchipInterpolator
 from bltjax.scaling.fit.points import Points
 
 _AGREE = 0.02  # runs of one size and patch size cost the same for each byte, up to padding
+_SHARED_AGREE = 0.1  # a share is charged by the bytes that a run was planned for, not those it saw
 _SECONDS_AGREE = 0.5  # a timing is not exact
 
 Unit = Literal["flops", "seconds"]
@@ -117,7 +118,7 @@ def of_points(points: Points, unit: Unit = "flops") -> Cost:
     else:
         common = np.zeros(len(points)) if points.shared_flops is None else points.shared_flops
         shared = float(common.mean())
-        if np.ptp(common) > 1e-6 * (points.flops.max() + shared):
+        if np.ptp(common) > _SHARED_AGREE * shared:
             raise ValueError("shared_flops: differ between the runs; a family shares one entropy model evenly.")
         spent, agree, label = points.flops - common, _AGREE, f"FLOPs ({points.about.accounting})"
     sizes = np.unique(points.size)

@@ -99,3 +99,14 @@ def test_seconds_are_asked_of_points_that_have_them():
         of_points(points, "seconds")
     timed = dataclasses.replace(points, seconds=points.bytes * 1e-6)
     np.testing.assert_allclose(of_points(timed, "seconds").values, 1e-6, rtol=1e-9)
+
+
+def test_shares_that_differ_as_planned_bytes_do_from_those_seen_are_one_share():
+    points = design().draw(0)
+    shared = 1e16 * np.linspace(0.98, 1.02, len(points))
+    cost = of_points(dataclasses.replace(points, flops=points.flops + shared, shared_flops=shared))
+    np.testing.assert_allclose(cost.values, of_points(points).values, rtol=1e-9)
+    assert cost.shared == pytest.approx(1e16)
+    uneven = shared * np.linspace(0.5, 1.5, len(points))
+    with pytest.raises(ValueError, match="shared_flops: differ"):
+        of_points(dataclasses.replace(points, flops=points.flops + uneven, shared_flops=uneven))
