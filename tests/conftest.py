@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import jaxtyping
 import pytest
 from jaxtyping import install_import_hook
@@ -25,6 +26,10 @@ _cache = Path(os.environ.setdefault("BLTJAX_TEST_CACHE", str(ROOT / ".pytest_cac
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_cache / os.environ.get("PYTEST_XDIST_WORKER", "main"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("MPLBACKEND", "agg")
+
+# How long an example takes says more of what else the machine does, and of a first compilation, than of the code.
+hypothesis.settings.register_profile("unhurried", deadline=None)
+hypothesis.settings.load_profile("unhurried")
 
 # Checks every annotation of the package while it is called; users of the package pay nothing for this.
 # The "tower" is what a static checker takes for granted: an int will do where a float is asked for.
