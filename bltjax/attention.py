@@ -20,7 +20,7 @@ from bltjax.parallel import from_the_left, joined, per_device
 from bltjax.sharding import constrain, split_axis
 
 WINDOW_BLOCK = 128  # queries of a block under a window
-TILES, LEAST_TILE, MOST_TILE = 8, 128, 512  # tiles along a row without a window, and their sides
+TILES, LEAST_TILE, MOST_TILE = 8, 128, 256  # tiles along a row without a window, and their sides
 HIDDEN = -1e30  # score of a hidden key
 
 # Queries lie as [batch, groups, heads, queries, width], keys and values as [batch, groups, keys, width], documents as
@@ -223,7 +223,8 @@ def _in_tiles_forward(
     def one(carry: tuple[Array, ...], tile: tuple[Array, Array]) -> tuple[tuple[Array, ...], None]:
         i, j = tile
         peak, total, out = (_slice(x, i, side) for x in carry)
-        _, _, scores = _tile_scores(side, i, j, q, k, own, theirs, shift)
+        # Behind a barrier, or XLA masks the scores twice: for their maximum, and again for the weights.
+        scores = jax.lax.optimization_barrier(_tile_scores(side, i, j, q, k, own, theirs, shift)[2])
         higher = jnp.maximum(peak, jnp.max(scores, axis=-1, keepdims=True))
         weights, scale = jnp.exp(scores - higher), jnp.exp(peak - higher)
         total = total * scale + jnp.sum(weights, axis=-1, keepdims=True)
