@@ -1,7 +1,26 @@
 """How tests compile a program, and how they look into one without running it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import jax
 import numpy as np
+
+
+@contextmanager
+def compilations() -> Iterator[list[str]]:
+    """The programs that are compiled, or fetched from the cache of compiled ones, meanwhile."""
+    seen: list[str] = []
+
+    def listen(event: str, duration: float, **_: object) -> None:
+        if "backend_compile" in event:
+            seen.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield seen
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def quick_jit(function, **options):

@@ -1,8 +1,6 @@
 """One training step: the same gradients however the batch is divided, and one compilation."""
 
 import functools
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +20,7 @@ from bltjax.config import (
 from bltjax.patching.patches import Patches
 from bltjax.sharding import make_mesh
 from bltjax.step import TrainState, compile_score, compile_step
+from tests.programs import compilations
 
 TOWER = TransformerConfig(width=16, layers=1, heads=2, hidden=24)
 FLAT = ByteTransformerConfig(TOWER)
@@ -132,22 +131,6 @@ def test_losses_of_a_few_steps_agree_on_one_to_eight_devices():
     for devices in (2, 4, 8):
         np.testing.assert_allclose(losses[devices], losses[1], rtol=1e-5)
     assert losses[1][0] != losses[1][1]
-
-
-@contextmanager
-def compilations() -> Iterator[list[str]]:
-    """The programs that are compiled meanwhile."""
-    seen: list[str] = []
-
-    def listen(event: str, duration: float, **_: object) -> None:
-        if "backend_compile" in event:
-            seen.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield seen
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def test_a_second_step_and_another_run_never_compile_again():

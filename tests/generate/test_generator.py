@@ -1,8 +1,6 @@
 """Text in, text out: what is drawn is what the parallel pass says, whatever else is in the batch, and compiled once."""
 
 import functools
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import jax
 import numpy as np
@@ -15,7 +13,7 @@ from bltjax.generate import Generator, Sampling, Source, Stop
 from bltjax.interop.huggingface_config import Pretrained
 from tests import dense
 from tests.generate.models import CASES, FLAT, Reversed, parallel, random_rows, random_weights
-from tests.programs import quick_jit
+from tests.programs import compilations, quick_jit
 
 CASE = CASES["released, global"]
 CAPACITY = 64
@@ -37,22 +35,6 @@ def generator():
 @functools.cache
 def greedy():
     return generator()(PROMPTS, 20, stop=Stop(eos=False))
-
-
-@contextmanager
-def compilations() -> Iterator[list[str]]:
-    """The programs that are compiled, or fetched from the cache of compiled ones, meanwhile."""
-    seen: list[str] = []
-
-    def listen(event: str, duration: float, **_: object) -> None:
-        if "backend_compile" in event:
-            seen.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield seen
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def whole_row(continuation):

@@ -63,7 +63,9 @@ STUDIES = {
 
 # Not met yet, and so written down: 98.5 % instead of at most 98 % for two of six numbers.
 WIDE = pytest.mark.xfail(
-    reason="Huber's intervals of 95 % are too wide on Chinchilla's law with noise .005", strict=False
+    reason="Huber's intervals of 95 % are too wide on Chinchilla's law with noise .005",
+    raises=AssertionError,
+    strict=True,
 )
 
 
