@@ -1,0 +1,136 @@
+"""The families of models."""
+
+import dataclasses
+from typing import ClassVar, Literal
+
+from bltjax.config.checks import at_least, check_choices, require
+from bltjax.config.tower import ComputeConfig, TransformerConfig
+
+VOCABULARY_SIZE = 260  # 256 byte values and 4 special ids: see bltjax.vocabulary
+
+
+@dataclasses.dataclass(frozen=True)
+class HashConfig:
+    """Byte n-gram hash embeddings. The defaults follow the released code; the paper differs in three places."""
+
+    sizes: tuple[int, ...] = (3, 4, 5, 6, 7, 8)  # n-gram lengths in bytes; () switches hash embeddings off
+    buckets: int = 500_002  # rows of each table
+    functions: int = 1  # hash functions per length, at most 11
+    normalize: bool = False  # paper: divide the summed embedding by the number of n-gram sizes + 1
+    power_order: Literal["code", "paper"] = "code"  # code: oldest byte gets a^0; paper: newest byte gets a^0
+    short_ngrams: Literal["zeros", "omit"] = "zeros"  # code: missing bytes hash as id 0; paper: no embedding
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sizes", tuple(self.sizes))
+        require(all(n >= 1 for n in self.sizes), "hash.sizes", self.sizes, "every n-gram length must be at least 1.")
+        require(len(set(self.sizes)) == len(self.sizes), "hash.sizes", self.sizes, "must not repeat a length.")
+        require(1 <= self.buckets < 2**31, "hash.buckets", self.buckets, "must lie in 1 .. 2^31 - 1.")
+        require(1 <= self.functions <= 11, "hash.functions", self.functions, "must lie in 1 .. 11.")
+        check_choices(self, "hash.")
+
+    @property
+    def tables(self) -> int:
+        return len(self.sizes) * self.functions
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossAttentionConfig:
+    """Cross-attention between bytes and patches."""
+
+    k: int = 2  # latents per patch: how many local rows one patch is cut into
+    heads: int | None = None  # None: as many as the local encoder has
+    kv_heads: int | None = None  # None: as many as heads; fewer: grouped queries, as in the Hugging Face port
+    encoder: Literal["last", "all", "all_repool"] = "last"  # all_repool: pool the bytes anew at every layer
+    decoder: Literal["first", "all"] = "all"
+    residual: Literal["double", "single"] = "double"  # code: 2 x + attention; paper: x + attention
+    pooling: Literal["max", "mean", "min"] = "max"  # how the bytes of a patch make its first query
+
+    def __post_init__(self) -> None:
+        at_least(self, "cross_attention.", k=1, heads=1, kv_heads=1)
+        check_choices(self, "cross_attention.")
+
+
+@dataclasses.dataclass(frozen=True)
+class BLTConfig:
+    """The assembled Byte Latent Transformer."""
+
+    encoder: TransformerConfig  # over bytes
+    global_model: TransformerConfig  # over patches
+    decoder: TransformerConfig  # over bytes, as wide as the encoder
+    cross_attention: CrossAttentionConfig = CrossAttentionConfig()
+    hash: HashConfig = HashConfig()
+    document_mask: bool = True  # attention stops at EOS; False: as in the Hugging Face port
+    compute: ComputeConfig = ComputeConfig()
+
+    def __post_init__(self) -> None:
+        width, heads, key_heads = self.encoder.width, self.cross_heads, self.cross_key_heads
+        require(self.decoder.width == width, "decoder.width", self.decoder.width, f"must equal encoder's, {width}.")
+        at_least(self.encoder, "encoder.", layers=1)
+        at_least(self.decoder, "decoder.", layers=1)
+        require(width % heads == 0, "cross_attention.heads", heads, f"must divide the local width, {width}.")
+        require(heads % key_heads == 0, "cross_attention.kv_heads", key_heads, f"must divide its heads, {heads}.")
+
+    @property
+    def cross_heads(self) -> int:
+        return self.encoder.heads if self.cross_attention.heads is None else self.cross_attention.heads
+
+    @property
+    def cross_key_heads(self) -> int:
+        return self.cross_heads if self.cross_attention.kv_heads is None else self.cross_attention.kv_heads
+
+    @property
+    def patch_width(self) -> int:
+        """Features of one patch as the local encoder hands it on: k rows of the local width."""
+        return self.cross_attention.k * self.encoder.width
+
+    @property
+    def has_input_projection(self) -> bool:
+        return self.patch_width != self.global_model.width
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageModelConfig:
+    """A flat decoder-only Transformer with its own embedding and output."""
+
+    tower: TransformerConfig
+    vocabulary_size: int = VOCABULARY_SIZE
+    document_mask: bool = True
+    compute: ComputeConfig = ComputeConfig()
+    bytes_only: ClassVar[bool] = False  # whether the family reads nothing but bytes
+
+    def __post_init__(self) -> None:
+        size, wrong = self.vocabulary_size, self.bytes_only and self.vocabulary_size != VOCABULARY_SIZE
+        require(size >= 5, "vocabulary_size", size, "needs 4 special ids and more.")
+        require(not wrong, "vocabulary_size", size, f"a byte model has {VOCABULARY_SIZE}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class EntropyModelConfig(LanguageModelConfig):
+    """The small byte model whose uncertainty sets the patches (BLT paper section 2.3); the released sizes."""
+
+    tower: TransformerConfig = TransformerConfig(width=768, layers=14, heads=12, window=512, rope_theta=10_000.0)
+    bytes_only: ClassVar[bool] = True
+
+
+@dataclasses.dataclass(frozen=True)
+class ByteTransformerConfig(LanguageModelConfig):
+    """Baseline: a flat Transformer over bytes."""
+
+    bytes_only: ClassVar[bool] = True
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenTransformerConfig(LanguageModelConfig):
+    """Baseline: a flat Transformer over the tokens of a byte-level BPE; vocabulary_size counts the 4 special ids."""
+
+
+ModelConfig = BLTConfig | EntropyModelConfig | ByteTransformerConfig | TokenTransformerConfig
+
+FAMILIES: dict[str, type] = {
+    "blt": BLTConfig, "entropy": EntropyModelConfig, "byte": ByteTransformerConfig, "token": TokenTransformerConfig
+}  # fmt: skip
+
+
+def family_of(model: ModelConfig) -> str:
+    """The short name of a model configuration's family: a key of FAMILIES."""
+    return next(name for name, cls in FAMILIES.items() if type(model) is cls)
