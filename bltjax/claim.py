@@ -14,6 +14,7 @@ from bltjax.checkpoint import check_same, differences, is_free
 from bltjax.config import TrainConfig, from_dict, to_dict
 from bltjax.data.views import Source
 from bltjax.metrics import flat, replace_file
+from bltjax.provenance import Provenance
 
 MAY_DIFFER = ("checkpoint_every", "keep_every", "mesh")  # what a run may go on with although it was begun otherwise
 
@@ -63,13 +64,20 @@ class Claim:
       may_differ: keys and groups of keys in which the folder's earlier checkpoints may differ from this run.
     """
 
-    def __init__(self, folder: Path, about: dict[str, Any], allow_change: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        about: dict[str, Any],
+        allow_change: Sequence[str] = (),
+        provenance: Provenance | None = None,
+    ) -> None:
         """Takes the folder, and writes config.json or compares with the one that is there.
 
         Args:
           about: as `about_run` gives it.
           allow_change: keys ("steps", "optim/peak_rate" or "optim.peak_rate") or groups of keys that may differ from
             what the run was begun with. Such a change is noted in config.json.
+          provenance: is written into the folder, in the place of what an earlier part of the run has left.
 
         Raises:
           ValueError: for a folder of another run or of something else, naming what differs, or an unknown key.
@@ -88,6 +96,8 @@ class Claim:
         self._lock = _locked(folder)
         try:
             self.may_differ = self._compare(about, allowed)
+            if provenance is not None:
+                provenance.write(folder)
         except BaseException:
             self.release()
             raise

@@ -7,7 +7,6 @@ parameters and the metrics of a run that was never disturbed.
 import dataclasses
 import hashlib
 import json
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +26,7 @@ from bltjax.evaluate import Score, evaluate
 from bltjax.flops import flops_per_byte
 from bltjax.metrics import Journal, Progress, Row, peak_of, replace_file, trackers
 from bltjax.optim import learning_rate
+from bltjax.provenance import Provenance
 from bltjax.runtime import Stopped, StopRequest, agree, gather, is_first_process, stop_on_signals, together
 from bltjax.sharding import make_mesh
 from bltjax.step import StepMetrics, TrainState, TrainStep, compile_step
@@ -60,11 +60,12 @@ def fit(
     stop: StopRequest | None = None,
     progress: Progress | None = None,
     track: Sequence[str] = (),
-    checkpoint_seconds: float = math.inf,
+    checkpoint_seconds: float = float("inf"),
     grace_seconds: float | None = None,
     allow_change: Sequence[str] = (),
     profile: int = 0,
     devices: Sequence[Any] | None = None,
+    provenance: Provenance | None = None,
 ) -> RunResult:
     """Trains, or goes on training, or finds that all is done.
 
@@ -85,6 +86,7 @@ def fit(
       allow_change: keys of the configuration that may differ from what the run was begun with; see `claim.Claim`.
       profile: traces so many steps, from the third one on, into the folder "profile", for xprof.
       devices: to use; None: all.
+      provenance: what else the run is made with, for its folder to say.
 
     Raises:
       ValueError: when config, data or shapes are not those that the folder was begun with, or rows do not fit.
@@ -99,7 +101,7 @@ def fit(
             return fit(
                 config, source, folder, on_step=on_step, stop=stop, progress=progress, track=track,
                 checkpoint_seconds=checkpoint_seconds, allow_change=allow_change,
-                profile=profile, devices=devices,
+                profile=profile, devices=devices, provenance=provenance,
             )  # fmt: skip
     rows = dataclasses.replace(source.config, batch=config.rows.batch, seed=config.rows.seed)
     if config.rows.bytes != rows.bytes or config.rows.slots not in (None, rows.slots):
@@ -108,7 +110,7 @@ def fit(
     if progress is None or not is_first_process():
         progress = Progress(silent=not is_first_process())
     run = _Run(config, source, Path(folder), on_step, progress, checkpoint_seconds, devices)
-    claim = run.claim(allow_change)
+    claim = run.claim(allow_change, provenance)
     try:
         try:
             state = run.restore()
@@ -165,7 +167,7 @@ class _Run:
         self.failed: Exception | None = None  # why this process has no further batch
         self.mark = self.saved = time.perf_counter()
 
-    def claim(self, allow_change: Sequence[str]) -> Claim | None:
+    def claim(self, allow_change: Sequence[str], provenance: Provenance | None) -> Claim | None:
         identity = hashlib.sha256(json.dumps(self.about, sort_keys=True).encode()).hexdigest()
         others = [i for i, other in enumerate(gather("identity", identity)) if other != identity]
         if others:
@@ -173,7 +175,7 @@ class _Run:
                 f"processes {', '.join(map(str, others))} have another configuration or other data than this one: "
                 "start all with the same arguments, and give all the same corpus."
             )
-        claim = together("claim", lambda: Claim(self.folder, self.about, allow_change), first_only=True)
+        claim = together("claim", lambda: Claim(self.folder, self.about, allow_change, provenance), first_only=True)
         self.may_differ = gather("may differ", None if claim is None else claim.may_differ)[0]
         return claim
 
@@ -267,8 +269,7 @@ class _Run:
         return 1.0 if name is None else sums.get("bytes", 0) / max(1, sums.get(name, 0))
 
     def late(self) -> bool:
-        # One clock decides for all processes.
-        return is_first_process() and time.perf_counter() - self.saved > self.checkpoint_seconds
+        return is_first_process() and time.perf_counter() - self.saved > self.checkpoint_seconds  # one clock for all
 
     def check_sound(self) -> None:
         """Ends a run that no longer trains."""

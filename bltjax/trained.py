@@ -1,20 +1,24 @@
-"""A trained model on disk as something to generate from: a run's folder, or a Hugging Face checkpoint.
+"""A trained model on disk, ready for use: from a run's folder, or a Hugging Face checkpoint.
 
-In goes a folder; out comes a `generate.Source`. What a run does not hold itself, its entropy model or its tokenizer,
-is found where a study keeps it and known by its fingerprint, or is named by the caller. scripts/generate.py calls this.
+In goes a folder; out comes a `generate.Source`, and what belongs to it: the length of its rows, its corpus. What a run
+does not hold itself, its entropy model or its tokenizer, is where its `provenance` says, or where a study keeps it, or
+is named by the caller; it is known by its fingerprint. scripts/generate.py and scripts/evaluate.py call this.
 """
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bltjax import vocabulary
 from bltjax.claim import read_config
 from bltjax.config import BLTConfig, EntropyModelConfig, PatcherConfig, TokenTransformerConfig, TrainConfig, config_hash
+from bltjax.data.corpus import Corpus
 from bltjax.data.tokenizer import Tokenizer
 from bltjax.generate.source import Source
 from bltjax.interop.huggingface import load_pretrained
+from bltjax.provenance import Provenance, beside
 from bltjax.scoring import params_hash
 from bltjax.train import load_params
 
@@ -30,9 +34,10 @@ def load_source(
 
     Args:
       folder: with the config.json of either.
-      entropy_run: for a BLT with the entropy rule, the run of its entropy model; None: a study's own run is looked for
-        in the study's folder, by the hash of its parameters.
-      tokenizer: for a token model, its tokenizer.json; None: looked for in the study's folder, by its fingerprint.
+      entropy_run: for a BLT with the entropy rule, the run of its entropy model; None: the one that the run names, or
+        the one in its study's folder that has the hash of its parameters.
+      tokenizer: for a token model, its tokenizer.json; None: the one that the run names, or the one in its study's
+        folder that has its fingerprint.
       patcher: takes the place of the rule in the folder.
 
     Raises:
@@ -46,7 +51,7 @@ def load_source(
                 raise ValueError(f"{name}={value}: {folder} is a Hugging Face checkpoint, which has its own or none.")
         return Source.of(load_pretrained(folder), patcher)
     config, params, _ = load_params(folder)
-    model, inputs = config.model, _study_inputs(folder)
+    model, made = config.model, Provenance.of(folder)
     patcher = config.patcher if patcher is None else patcher
     by_entropy = isinstance(model, BLTConfig) and patcher is not None and patcher.rule == "entropy"
     if entropy_run is not None and not by_entropy:
@@ -55,13 +60,42 @@ def load_source(
         raise ValueError(f"tokenizer={tokenizer}: {folder} holds a {type(model).__name__}, which reads bytes.")
     entropy: tuple[Any, Any] = (None, None)
     if by_entropy:
-        entropy = _entropy_model(folder, entropy_run, inputs.get("entropies"))
-    found = _tokenizer(folder, model, tokenizer, inputs.get("tokenizer")) if _is_token(model) else None
+        entropy = _entropy_model(folder, entropy_run, made)
+    found = _tokenizer(folder, model, tokenizer, made) if isinstance(model, TokenTransformerConfig) else None
     return Source(model, params, patcher, *entropy, found)
 
 
-def _is_token(model: Any) -> bool:
-    return isinstance(model, TokenTransformerConfig)
+def row_bytes(folder: str | Path) -> int | None:
+    """Positions of the rows that a model was trained on, BOS and EOS included; None where a checkpoint does not say.
+
+    Raises:
+      FileNotFoundError, ValueError: for a folder without a model, or a configuration that can't be read.
+    """
+    path = Path(folder) / "config.json"
+    if _is_pretrained(path):
+        return json.loads(path.read_bytes()).get("encoder_config", {}).get("max_position_embeddings")
+    return read_config(Path(folder)).rows.bytes
+
+
+def own_corpus(folder: str | Path) -> Corpus:
+    """The corpus that a run was trained on, whose held-out split it has not seen.
+
+    Raises:
+      FileNotFoundError: where the folder does not name it, or it is no longer there.
+      ValueError: where what lies there is another one.
+    """
+    folder = Path(folder)
+    made = Provenance.of(folder)
+    if made.corpus is None:
+        raise FileNotFoundError(f"{folder} does not name its corpus: name the one that it was trained on, or files.")
+    files = _files(folder, "corpus", None, _in(made.corpus_folder, "manifest.json"), "corpus-*/manifest.json")
+    for file in files:
+        found = Corpus.open(file.parent)
+        if found.fingerprint == made.corpus:
+            return found
+    raise ValueError(
+        f"{folder} was trained on the corpus {made.corpus}, which {_listed(files)} is not: name one (corpus), or files."
+    )
 
 
 def _is_pretrained(path: Path) -> bool:
@@ -73,22 +107,41 @@ def _is_pretrained(path: Path) -> bool:
         raise ValueError(f"{path} is not JSON ({error}).") from error
 
 
-def _study_inputs(folder: Path) -> dict[str, Any]:
-    """What the manifest of a study's run says that it was trained with; {} for a run of its own."""
-    manifest = folder / "manifest.json"
-    return json.loads(manifest.read_bytes()).get("inputs", {}) if manifest.is_file() else {}
+def _in(folder: Path | None, name: str) -> Path | None:
+    return None if folder is None else folder / name
 
 
-def _entropy_model(
-    folder: Path, named: Path | None, fingerprint: dict[str, Any] | None
-) -> tuple[EntropyModelConfig, Any]:
+def _files(folder: Path, argument: str, named: Path | None, recorded: Path | None, pattern: str) -> Sequence[Path]:
+    """The files of a part of a run, of which one should be its own.
+
+    Args:
+      named: by the caller; recorded: by the run.
+      pattern: of what a study keeps beside its runs.
+    """
+    if named is not None:
+        return [named]
+    if recorded is None:
+        return list(beside(folder, pattern))
+    if not recorded.is_file():
+        raise FileNotFoundError(
+            f"{folder} was made with {recorded}, which is no longer there: say where it is now ({argument})."
+        )
+    return [recorded]
+
+
+def _listed(places: Sequence[Path]) -> str:
+    return ", ".join(map(str, places)) or "nothing that lies beside it"
+
+
+def _entropy_model(folder: Path, named: Path | None, made: Provenance) -> tuple[EntropyModelConfig, Any]:
+    fingerprint, name = made.entropies, "config.json"
     if named is None and fingerprint is None:
         raise FileNotFoundError(
             f"{folder} was patched by the entropies of a model that it does not name: give that model's run "
             "(entropy_run), the one that the BLT was trained with."
         )
-    runs = [named] if named is not None else sorted(folder.parent.parent.glob("entropy-*"))
-    for run in runs:
+    files = _files(folder, "entropy_run", _in(named, name), _in(made.entropy_run, name), f"entropy-*/{name}")
+    for run in (file.parent for file in files):
         config: TrainConfig = read_config(run)
         if not isinstance(config.model, EntropyModelConfig):
             raise ValueError(f"entropy_run={run}: holds a {type(config.model).__name__}, not an entropy model.")
@@ -100,22 +153,22 @@ def _entropy_model(
             return dataclasses.replace(config.model, document_mask=True), params
     raise ValueError(
         f"{folder} was patched by the entropies of the model {fingerprint}, which "
-        f"{', '.join(map(str, runs)) or 'its study'} is not: name the run of that model (entropy_run)."
+        f"{_listed([file.parent for file in files])} is not: name the run of that model (entropy_run)."
     )
 
 
-def _tokenizer(folder: Path, model: Any, named: Path | None, fingerprint: str | None) -> Tokenizer:
-    name = f"tokenizer-{model.vocabulary_size - vocabulary.OFFSET}.json"
+def _tokenizer(folder: Path, model: TokenTransformerConfig, named: Path | None, made: Provenance) -> Tokenizer:
+    fingerprint, name = made.tokenizer, f"tokenizer-{model.vocabulary_size - vocabulary.OFFSET}.json"
     if named is None and fingerprint is None:
         raise FileNotFoundError(
             f"{folder} holds a token model and does not name its tokenizer: give the {name} of its corpus (tokenizer)."
         )
-    paths = [named] if named is not None else sorted(folder.parent.parent.glob(f"corpus-*/{name}"))
-    for path in paths:
-        found = Tokenizer.load(path)
+    files = _files(folder, "tokenizer", named, made.tokenizer_file, f"corpus-*/{name}")
+    for file in files:
+        found = Tokenizer.load(file)
         if fingerprint is None or found.fingerprint == fingerprint:
             return found
     raise ValueError(
-        f"{folder} was trained with the tokenizer {fingerprint}, which {', '.join(map(str, paths)) or 'its study'} is "
-        f"not: name the {name} of its corpus (tokenizer)."
+        f"{folder} was trained with the tokenizer {fingerprint}, which {_listed(files)} is not: name the {name} of its "
+        "corpus (tokenizer)."
     )

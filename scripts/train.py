@@ -19,6 +19,7 @@ Several processes, each with its own devices, train together: scripts/launch has
 import argparse
 import dataclasses
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -50,6 +51,7 @@ from bltjax.data.views import BLTSource, ByteSource, Source, StreamSource, Token
 from bltjax.metrics import replace_file
 from bltjax.patching.calibrate import calibrate, check_starts
 from bltjax.presets import preset
+from bltjax.provenance import Provenance, note_scorer, scorer_of
 from bltjax.runtime import Stopped, is_first_process, keep_compiled, process_count, start, together
 from bltjax.scoring import params_hash, score_corpus
 from bltjax.sharding import make_mesh
@@ -140,6 +142,9 @@ class Inputs:
         if entropy_run is not None and not by_entropy:
             raise ValueError(f"entropy_run={entropy_run}: only a BLT with patcher.rule='entropy' reads entropies.")
         self.fingerprint = self._fingerprint(entropy_run) if by_entropy else None
+        self.entropy_run = entropy_run
+        if self.fingerprint is not None and entropy_run is None:
+            self.entropy_run = scorer_of(corpus.folder, self.fingerprint)
         if patcher is not None and by_entropy and patcher.threshold is None:
             boundaries = ByteStream(corpus.documents("train")).document_starts
             found = calibrate(patcher, boundaries, self._entropies("train"))
@@ -155,7 +160,7 @@ class Inputs:
                     f"patcher.rule='entropy': {self.corpus.folder} has no entropies yet. Train an entropy model on it "
                     "(--preset entropy-cpu) and name its run with --entropy-run, or choose another --patcher.rule."
                 )
-            return stored
+            return {key: value for key, value in stored.items() if key != "corpus"}
         # Whole on every device, so that each process can hash them.
         mesh = make_mesh(MeshConfig(replica=-1, data=1)) if process_count() > 1 else None
         config, params, step = load_params(entropy_run, mesh)
@@ -169,7 +174,10 @@ class Inputs:
                 f"may have read. Leave --entropy-run out to use them, or remove {about} to score the corpus anew."
             )
         say("entropies: " + ("stored already" if stored else "scoring the corpus"))
-        return score_corpus(config.model, params, self.corpus)
+        fingerprint = score_corpus(config.model, params, self.corpus)
+        if is_first_process() and os.access(self.corpus.folder, os.W_OK):
+            note_scorer(self.corpus.folder, entropy_run, fingerprint)
+        return fingerprint
 
     def _entropies(self, split: Split, source: str | None = None) -> Any:
         assert self.fingerprint is not None
@@ -183,8 +191,11 @@ class Inputs:
             check_starts(patcher, starts, ByteStream(documents).document_starts, self.run.rows.bytes)
         return starts
 
+    def _tokenizer_file(self, tokens: int) -> Path:
+        return self.corpus.folder / f"tokenizer-{tokens}.json"
+
     def _tokenizer(self, tokens: int) -> Tokenizer:
-        path = self.corpus.folder / f"tokenizer-{tokens}.json"
+        path = self._tokenizer_file(tokens)
         if path.is_file():
             return Tokenizer.load(path)
         say(f"training a tokenizer of {tokens:,} tokens")
@@ -201,6 +212,16 @@ class Inputs:
             rows = self._source("train", rows).config  # one number for all sources
         mixed = [self._source("train", rows, name) for name in self.weights]
         return Mixture(mixed, list(self.weights.values()))
+
+    def provenance(self) -> Provenance:
+        """What the run is made with, for its folder to say."""
+        model, folder = self.run.model, self.corpus.folder
+        found = Provenance(self.corpus.fingerprint, folder, self.fingerprint, self.entropy_run)
+        if not isinstance(model, TokenTransformerConfig):
+            return found
+        tokens = model.vocabulary_size - vocabulary.OFFSET
+        tokenizer, file = self._tokenizer(tokens), self._tokenizer_file(tokens)
+        return dataclasses.replace(found, tokenizer=tokenizer.fingerprint, tokenizer_file=file)
 
     def heldout(self) -> StreamSource:
         """The held-out split, to be scored by the model."""
@@ -262,6 +283,7 @@ def main(arguments: Arguments) -> None:
         grace_seconds=arguments.grace_seconds,
         allow_change=arguments.allow_change,
         profile=arguments.profile,
+        provenance=inputs.provenance(),
     )
     wall.skip()  # what training took, `fit` has booked
     wall.add(result.wall)

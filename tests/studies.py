@@ -1,5 +1,6 @@
-"""Folders of runs and of a study, as training leaves them, with parameters as they are first drawn."""
+"""Folders of runs and of a study, as training leaves them, and models with random weights, ready for use."""
 
+import dataclasses
 import json
 
 import jax
@@ -9,10 +10,13 @@ from bltjax.checkpoint import Checkpoints
 from bltjax.config import BLTConfig, OptimConfig, PatcherConfig, RowsConfig, TrainConfig, config_hash, to_dict
 from bltjax.data.corpus import Documents
 from bltjax.data.tokenizer import train
+from bltjax.families import abstract_params
+from bltjax.generate import Source
 from bltjax.presets import preset
-from bltjax.scoring import params_hash
+from bltjax.scoring import Scorer, params_hash
 from bltjax.sharding import make_mesh
 from bltjax.step import compile_step
+from tests.dense import random_params
 
 PATCHER = PatcherConfig(threshold=1.5)
 
@@ -43,3 +47,30 @@ def write_study(folder):
     (folder / "corpus-c").mkdir()
     documents = Documents.of([b"the theory of the thing that they think of " * 30])
     return params, train(documents, 260, folder / "corpus-c" / "tokenizer-260.json")
+
+
+WORDS = b"the theory of the thing that they think of "
+
+
+def random_source(family, folder):
+    """A model with random weights large enough to matter, ready for use; "entropy" and "space" are BLTs by their rule.
+
+    Its patches are a few bytes long in texts of WORDS. A tokenizer is left in the folder.
+    """
+    model = preset({"byte": "byte-tiny", "token": "token-tiny"}.get(family, "blt-tiny"))
+    params = random_params(abstract_params(model), seed=3)
+    if family == "token":
+        tokenizer = train(Documents.of([WORDS * 30]), 270, folder / "tokenizer.json")
+        model = dataclasses.replace(model, vocabulary_size=274)
+        return Source(model, random_params(abstract_params(model), seed=3), tokenizer=tokenizer)
+    if family == "space":
+        return Source(model, params, PatcherConfig(rule="space"))
+    if family == "entropy":
+        entropy = preset("entropy-tiny")
+        entropy_params = random_params(abstract_params(entropy), seed=4)
+        found = np.sort(Scorer(entropy, entropy_params, batch=1).score(Documents.of([WORDS * 4])).astype(np.float32))
+        middle = found[int(0.6 * len(found)) : int(0.9 * len(found))]
+        gap = np.diff(middle).argmax()  # rounding must not move a patch
+        patcher = PatcherConfig(threshold=float(middle[gap : gap + 2].mean()))
+        return Source(model, params, patcher, entropy, entropy_params)
+    return Source(model, params)

@@ -24,13 +24,13 @@ FLOORS = (
     {"local", "global_model"},
     {"blt", "baselines"},
     {"families"},
-    {"loss", "flops", "interop", "hlo", "movement"},
+    {"loss", "flops", "interop", "hlo", "movement", "least"},
     {"generate"},
     {"data"},
     {"optim", "metrics", "walltime", "runtime", "checkpoint", "chips", "topology"},
     {"step"},
     {"ahead"},
-    {"tally", "evaluate", "claim", "train", "scoring", "trained"},
+    {"tally", "evaluate", "claim", "provenance", "train", "scoring", "trained", "harness"},
     {"scaling"},
 )
 NEAR_DATA = {"config", "vocabulary", "batch", "patching", "data"}  # data knows nothing of models

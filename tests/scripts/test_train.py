@@ -12,6 +12,8 @@ import pytest
 from bltjax.data.sources import Document
 from bltjax.data.write import prepare
 from bltjax.metrics import read_journal
+from bltjax.provenance import Provenance
+from bltjax.trained import load_source
 
 SCRIPT = Path(__file__).resolve().parent.parent.parent / "scripts" / "train.py"
 COMMON = ("--rows.bytes", "64", "--rows.batch", "8", "--steps", "4", "--log-every", "2")
@@ -50,6 +52,9 @@ def test_from_a_corpus_to_a_blt_and_its_score(corpus, entropy, tmp_path, capsys)
     train(*blt, "--entropy-run", entropy, "--patcher.mean-patch-bytes", "3")
     printed = capsys.readouterr().out
     assert "scoring the corpus" in printed
+    made = Provenance.of(tmp_path / "run")
+    assert (made.corpus_folder, made.entropy_run) == (corpus, entropy)
+    assert load_source(tmp_path / "run").entropy_config is not None, "which nobody had to name"
     scored = result(tmp_path / "run")
     assert scored["sums"]["bytes"] == scored["heldout"]["all_bytes"] > 0
     assert f"{scored['bits_per_byte']:.4f} bits per byte on held-out documents" in printed
@@ -61,6 +66,7 @@ def test_from_a_corpus_to_a_blt_and_its_score(corpus, entropy, tmp_path, capsys)
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
     train(*blt, "--patcher.mean-patch-bytes", "3")
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+    assert Provenance.of(tmp_path / "run") == made
     assert result(tmp_path / "run") == scored
 
     # Scores of another entropy model do not take their place unasked.
@@ -96,6 +102,8 @@ def test_a_token_model_from_the_configuration_of_another_run(corpus, entropy, tm
     assert configs[0] == configs[1]
     assert (configs[0]["model"]["tower"]["layers"], configs[0]["optim"]["schedule"]) == (2, "wsd")
     assert result(first)["bits_per_byte"] == result(again)["bits_per_byte"]
+    assert Provenance.of(first).tokenizer_file == corpus / "tokenizer-296.json"
+    assert load_source(first).tokenizer is not None, "which nobody had to name"
     assert result(first)["sums"]["bytes"] == result(entropy)["sums"]["bytes"], "all families are scored on one text"
 
 
