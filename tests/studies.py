@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bltjax.checkpoint import Checkpoints
@@ -58,19 +59,23 @@ def random_source(family, folder):
     Its patches are a few bytes long in texts of WORDS. A tokenizer is left in the folder.
     """
     model = preset({"byte": "byte-tiny", "token": "token-tiny"}.get(family, "blt-tiny"))
-    params = random_params(abstract_params(model), seed=3)
+    params = _random(model, 3)
     if family == "token":
         tokenizer = train(Documents.of([WORDS * 30]), 270, folder / "tokenizer.json")
         model = dataclasses.replace(model, vocabulary_size=274)
-        return Source(model, random_params(abstract_params(model), seed=3), tokenizer=tokenizer)
+        return Source(model, _random(model, 3), tokenizer=tokenizer)
     if family == "space":
         return Source(model, params, PatcherConfig(rule="space"))
     if family == "entropy":
         entropy = preset("entropy-tiny")
-        entropy_params = random_params(abstract_params(entropy), seed=4)
+        entropy_params = _random(entropy, 4)
         found = np.sort(Scorer(entropy, entropy_params, batch=1).score(Documents.of([WORDS * 4])).astype(np.float32))
         middle = found[int(0.6 * len(found)) : int(0.9 * len(found))]
         gap = np.diff(middle).argmax()  # rounding must not move a patch
         patcher = PatcherConfig(threshold=float(middle[gap : gap + 2].mean()))
         return Source(model, params, patcher, entropy, entropy_params)
     return Source(model, params)
+
+
+def _random(model, seed):
+    return jax.tree.map(jnp.asarray, random_params(abstract_params(model), seed))
