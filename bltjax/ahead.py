@@ -15,13 +15,14 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from bltjax import families, topology
+from bltjax import topology
 from bltjax.chips import NOTED, Chip, chip
 from bltjax.config import BLTConfig, MeshConfig, ModelConfig, OptimConfig
 from bltjax.flops import flops_per_byte
 from bltjax.hlo import Program, Traffic, by_axis
+from bltjax.least import least_traffic
 from bltjax.movement import memory_traffic
-from bltjax.sharding import make_mesh, parameter_axes, parameter_paths
+from bltjax.sharding import make_mesh
 from bltjax.step import TrainStep, compile_step
 
 ASSUMPTIONS = (
@@ -56,9 +57,7 @@ class Report:
       model_flops: of the whole step by the accounting `full`, divided by the devices.
       compiled_flops: of the matrix products in the compiled program, loops counted as often as they run.
       traffic: what devices send each other.
-      least: what this sharding can't do without, by mesh axes, in each micro-batch: each kernel gathered once forward
-        and once backward, each gradient summed once into its parts, what is looked up exchanged there and back. For
-        axes that are absent it is not worked out.
+      least: of that, what this sharding can't do without, by mesh axes; see `bltjax.least`.
       seconds: what compute, memory and links each take at least.
     """
 
@@ -119,7 +118,7 @@ def compile_ahead(plan: Plan) -> Report:
         model_flops=model_flops(plan) / mesh.size,
         compiled_flops=flops,
         traffic=tuple(program.traffic),
-        least=least_traffic(plan, dict(mesh.shape)),
+        least=least_traffic(plan.model, mesh.shape, plan.rows, plan.positions, plan.slots, plan.accumulation),
         seconds={"compute": flops / machine.peak, "memory": memory_traffic(program) / machine.bandwidth, **talk},
         lower_seconds=middle - begin,
         compile_seconds=end - middle,
@@ -177,23 +176,3 @@ def model_flops(plan: Plan) -> float:
     patch_size = plan.positions / plan.slots if isinstance(plan.model, BLTConfig) and plan.slots else 1.0
     per_byte = flops_per_byte(plan.model, patch_size, plan.positions, "full").training
     return per_byte * plan.rows * plan.positions
-
-
-def least_traffic(plan: Plan, mesh: dict[str, int]) -> dict[str, float]:
-    """Bytes that each device must send in a step along `data`, with nothing else split; see `Report.least`."""
-    data, model = mesh["data"], mesh["model"]
-    if data == 1:
-        return {}
-    width = 2 if plan.model.compute.dtype == "bfloat16" else 4
-    share = (data - 1) / data
-    kernels = tables = 0.0
-    for path, leaf in parameter_paths(families.abstract_params(plan.model)):
-        axes = parameter_axes(path)
-        size = math.prod(leaf.shape) / (model if "heads" in axes or "hidden" in axes else 1)
-        if path.endswith("table"):
-            tables += leaf.shape[1]
-        elif "shard" in axes:
-            kernels += size
-    places = plan.rows * plan.positions / (mesh["replica"] * data * mesh["sequence"])
-    kernel_bytes = kernels * share * (2 * width + 4) * plan.accumulation
-    return {"data": kernel_bytes + 2 * places * tables * width * share}

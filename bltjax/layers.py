@@ -15,8 +15,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from bltjax.config import TransformerConfig
-from bltjax.parallel import exchanged, joined, per_device
-from bltjax.sharding import constrain, gathered, is_spread, out_sharding, split_axis
+from bltjax.parallel import exchanged, joined, per_device, summed, summed_part
+from bltjax.sharding import gathered, is_spread, split_axis, summing_axis
 
 
 def truncated_normal(std: float) -> nn.initializers.Initializer:
@@ -72,13 +72,21 @@ def product(
 ) -> Float[Array, "batch positions ..."]:
     """x times kernel, summed over the last `inputs` axes of x and the first of the kernel; in the dtype of x.
 
+    On a mesh each device gathers the kernel for its use, in the dtype of x, and its gradient is summed into the parts
+    in which the kernel lies: left to a compiler, that sum is made whole on every device first.
+
     Args:
-      kernel: float32; on a mesh in the parts that `axes` say, and gathered for its use.
+      kernel: float32; on a mesh in the parts that `axes` say.
       axes: logical names of the kernel's axes.
     """
-    kernel = constrain(kernel.astype(x.dtype), gathered(axes))
     x_axes, out_axes = _around(x.ndim - inputs, axes, inputs)
-    return _dot(constrain(x, x_axes), kernel, _trailing(x.ndim, inputs), tuple(range(inputs)), out_axes)
+    parts, over = split_axis("shard"), _summing(x_axes[x.ndim - inputs :])
+
+    def multiply(x: Array, kernel: Array) -> Array:
+        whole = _whole(kernel.astype(x.dtype), axes, parts)
+        return summed(_dot(x, whole, _trailing(x.ndim, inputs), tuple(range(inputs))), *over)
+
+    return per_device(multiply, [x_axes, axes], out_axes)(x, jnp.asarray(kernel))
 
 
 def _around(kept: int, axes: Axes, inputs: int) -> tuple[Axes, Axes]:
@@ -88,14 +96,20 @@ def _around(kept: int, axes: Axes, inputs: int) -> tuple[Axes, Axes]:
     return (*leading, *axes[:inputs]), (*leading, *axes[inputs:])
 
 
+def _summing(axes: Axes) -> list[str | None]:
+    return [summing_axis(name) for name in axes if name is not None]
+
+
 def _trailing(dimensions: int, count: int) -> tuple[int, ...]:
     return tuple(range(dimensions - count, dimensions))
 
 
-def _dot(a: Array, b: Array, over_a: tuple[int, ...], over_b: tuple[int, ...], axes: Axes, dtype: Any = None) -> Array:
-    dimensions = ((over_a, over_b), ((), ()))
-    where = out_sharding(axes)
-    return constrain(jax.lax.dot_general(a, b, dimensions, preferred_element_type=dtype, out_sharding=where), axes)
+def _whole(kernel: Array, axes: Axes, parts: str | None) -> Array:
+    return joined(kernel, parts, axes.index("shard")) if "shard" in axes else kernel
+
+
+def _dot(a: Array, b: Array, over_a: tuple[int, ...], over_b: tuple[int, ...], dtype: Any = None) -> Array:
+    return jax.lax.dot_general(a, b, ((over_a, over_b), ((), ())), preferred_element_type=dtype)
 
 
 def _product_forward(x: Array, kernel: Array, axes: Axes, inputs: int) -> tuple[Array, tuple[Array, Array]]:
@@ -105,17 +119,26 @@ def _product_forward(x: Array, kernel: Array, axes: Axes, inputs: int) -> tuple[
 def _product_backward(axes: Axes, inputs: int, residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, kernel = residuals
     kept, outputs = x.ndim - inputs, kernel.ndim - inputs
+    if not is_spread():
+        dx = _dot(g, kernel.astype(g.dtype), _trailing(g.ndim, outputs), _trailing(kernel.ndim, outputs))
+        rows = x.reshape(-1, math.prod(kernel.shape[:inputs])), g.reshape(-1, math.prod(kernel.shape[inputs:]))
+        dkernel = jax.lax.platform_dependent(*rows, cpu=_transposed_product_on_cpu, default=_transposed_product)
+        return dx, dkernel.reshape(kernel.shape)
     x_axes, out_axes = _around(kept, axes, inputs)
-    g = constrain(g, out_axes)
-    whole = constrain(kernel.astype(g.dtype), gathered(axes))
-    dx = _dot(g, whole, _trailing(g.ndim, outputs), _trailing(kernel.ndim, outputs), x_axes)
-    # Summed over bytes and devices in float32, and left in parts where the kernel lies in parts.
-    if is_spread():
-        over = tuple(range(kept))
-        return dx, _dot(constrain(x, x_axes), g, over, over, axes, jnp.float32)
-    rows = x.reshape(-1, math.prod(kernel.shape[:inputs])), g.reshape(-1, math.prod(kernel.shape[inputs:]))
-    dkernel = jax.lax.platform_dependent(*rows, cpu=_transposed_product_on_cpu, default=_transposed_product)
-    return dx, dkernel.reshape(kernel.shape)
+    parts, over = split_axis("shard"), _summing(out_axes[kept:])
+    # Rows lie on replicas and on the devices that share a kernel.
+    elsewhere = _summing(("replicas", *x_axes[1:kept], *(() if "shard" in axes else ("shard",))))
+
+    def multiply(x: Array, kernel: Array, g: Array) -> list[Array]:
+        whole = _whole(kernel.astype(g.dtype), axes, parts)
+        dx = summed(_dot(g, whole, _trailing(g.ndim, outputs), _trailing(kernel.ndim, outputs)), *over)
+        # Summed over bytes and devices in float32, and left in parts where the kernel lies in parts.
+        dkernel = _dot(x, g, tuple(range(kept)), tuple(range(kept)), jnp.float32)
+        dkernel = summed_part(dkernel, parts, axes.index("shard")) if "shard" in axes else dkernel
+        return [dx, summed(dkernel, *elsewhere)]
+
+    dx, dkernel = per_device(multiply, [x_axes, axes, out_axes], [x_axes, axes])(x, jnp.asarray(kernel), g)
+    return dx, dkernel
 
 
 def _transposed_product(x: Array, g: Array) -> Array:

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bltjax.sharding import check_axes, constrain, free_axes, is_spread, partition_spec
+from bltjax.sharding import check_axes, constrain, free_axes, is_spread, partition_spec, split_axis
 
 
 def per_device(
@@ -63,6 +63,33 @@ def per_device(
     return call
 
 
+def summed_over_replicas(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """`function(whole, rows)` on the rows of each replica, and the sum of what all of them find.
+
+    Without this a gradient is summed over replicas wherever it arises, in each micro-batch, though only the sum over
+    micro-batches is needed; between slices and nodes that network is slow.
+
+    Args of what comes back:
+      whole: a pytree that all replicas hold; rows: arrays, whose first axis the replicas share.
+    """
+
+    def call(whole: Any, rows: Any) -> Any:
+        replica = split_axis("replicas")
+        if replica is None:
+            return function(whole, rows)
+
+        def on_one(whole: Any, rows: Any) -> Any:
+            return jax.lax.psum(function(whole, rows), replica)
+
+        specs = partition_spec(()), partition_spec(("replicas",))
+        # Unchecked, since JAX loses account of the axes around it in a `per_device`; and a gradient that is taken in
+        # here would be summed over replicas where it arises.
+        run = jax.shard_map(on_one, in_specs=specs, out_specs=partition_spec(()), axis_names={replica}, check_vma=False)
+        return run(whole, rows)
+
+    return call
+
+
 def from_the_left(x: jax.Array, amount: int, axis_name: str, axis: int) -> jax.Array:
     """The `amount` entries of a split axis that come before this device's own; inside `per_device`.
 
@@ -84,19 +111,25 @@ def from_the_left(x: jax.Array, amount: int, axis_name: str, axis: int) -> jax.A
 
 def joined(x: jax.Array, axis_name: str | None, axis: int) -> jax.Array:
     """All devices' parts of a split axis, side by side; inside `per_device`."""
-    return x if axis_name is None else jax.lax.all_gather(x, axis_name, axis=axis, tiled=True)
+    if axis_name is None:
+        return x
+    # Gathered along an axis of its own: along another than the first, compilers for TPUs make it a sum of zeros.
+    parts = jnp.moveaxis(jax.lax.all_gather(x, axis_name), 0, axis)
+    return parts.reshape(*x.shape[:axis], -1, *x.shape[axis + 1 :])
 
 
-def summed(x: jax.Array, axis_name: str | None) -> jax.Array:
+def summed(x: jax.Array, *axis_names: str | None) -> jax.Array:
     """The sum over devices, on each of them; inside `per_device`."""
-    return x if axis_name is None else jax.lax.psum(x, axis_name)
+    names = tuple(name for name in axis_names if name is not None)
+    return jax.lax.psum(x, names) if names else x
 
 
 def summed_part(x: jax.Array, axis_name: str | None, axis: int) -> jax.Array:
     """This device's part, along `axis`, of the sum over devices; inside `per_device`."""
     if axis_name is None:
         return x
-    return jax.lax.psum_scatter(x, axis_name, scatter_dimension=axis, tiled=True)
+    parts = x.reshape(*x.shape[:axis], jax.lax.axis_size(axis_name), -1, *x.shape[axis + 1 :])
+    return jax.lax.psum_scatter(jnp.moveaxis(parts, axis, 0), axis_name, scatter_dimension=0, tiled=False)
 
 
 def largest(x: jax.Array, axis_name: str | None) -> jax.Array:

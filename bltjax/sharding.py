@@ -24,6 +24,7 @@ MESH_AXES = ("replica", "data", "model", "sequence")
 LOGICAL_AXES: Mapping[str, str | tuple[str, ...] | None] = {
     # activations
     "batch": ("replica", "data"),
+    "replicas": "replica",  # of all parameters
     "bytes": "sequence",
     "patches": "sequence",
     "positions": "sequence",  # bytes or patches
@@ -166,12 +167,6 @@ def constrain(x: jax.Array | np.ndarray, logical_axes: Sequence[str | None]) -> 
     return out
 
 
-def out_sharding(logical_axes: Sequence[str | None]) -> PartitionSpec | None:
-    """What a product takes as `out_sharding` for a result of these axes: None but under Explicit axes."""
-    explicit = [name for name, kind in free_axes()[0].items() if kind == AxisType.Explicit]
-    return partition_spec(logical_axes, explicit) if explicit else None
-
-
 def is_spread() -> bool:
     """Whether arrays may lie on several devices of the current mesh."""
     free, sizes = free_axes()
@@ -188,6 +183,15 @@ def split_axis(name: str) -> str | None:
     free, sizes = free_axes()
     axis = LOGICAL_AXES[name]
     return axis if isinstance(axis, str) and axis in free and sizes[axis] > 1 else None
+
+
+def summing_axis(name: str) -> str | None:
+    """The mesh axis that a sum along a logical axis runs over; inside `per_device`, so None where there is no mesh.
+
+    Axes of size 1 are among them: JAX keeps account of what may differ along an axis, whatever its size.
+    """
+    axis = LOGICAL_AXES[name]
+    return axis if isinstance(axis, str) and axis in free_axes()[0] and is_spread() else None
 
 
 def parameter_paths(params: Any) -> list[tuple[str, Any]]:

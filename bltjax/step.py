@@ -19,6 +19,7 @@ from bltjax.batch import Batch
 from bltjax.config import BLTConfig, ModelConfig, OptimConfig
 from bltjax.loss import Sums, loss_sums, real_bytes, row_sums
 from bltjax.optim import adamw, judge, no_recent
+from bltjax.parallel import summed_over_replicas
 from bltjax.patching.patches import Patches
 from bltjax.sharding import (
     batch_sharding,
@@ -53,7 +54,7 @@ class StepMetrics:
     wish: Int[Array, ""]  # the greatest that any process gave
 
 
-def _logits(model: ModelConfig, slots: int | None, params: Any, batch: Batch) -> Any:
+def batch_logits(model: ModelConfig, slots: int | None, params: Any, batch: Batch) -> Any:
     patches = None
     if isinstance(model, BLTConfig):
         if batch.starts is None or slots is None:
@@ -64,7 +65,7 @@ def _logits(model: ModelConfig, slots: int | None, params: Any, batch: Batch) ->
 
 def _gradients(model: ModelConfig, slots: int | None, params: Any, batch: Batch, count: Array) -> tuple[Any, Sums]:
     def loss(params: Any) -> tuple[Array, Sums]:
-        sums = loss_sums(_logits(model, slots, params, batch), batch.targets, batch.target_bytes)
+        sums = loss_sums(batch_logits(model, slots, params, batch), batch.targets, batch.target_bytes)
         return (sums.byte_nats + sums.special_nats) / count, sums
 
     gradients, sums = jax.grad(loss, has_aux=True)(params)
@@ -94,19 +95,21 @@ class TrainStep:
             zero = jnp.zeros((), jnp.int32)
             return TrainState(params=params, opt_state=optimizer.init(params), step=zero, recent=no_recent(optim))
 
+        def accumulated(params: Any, batch: Batch, count: Array) -> tuple[Any, Sums]:
+            if accumulation == 1:
+                return _gradients(model, slots, params, batch, count)
+
+            def add(total: Any, micro: Batch) -> tuple[Any, None]:
+                return jax.tree.map(jnp.add, total, _gradients(model, slots, params, micro, count)), None
+
+            micro = jax.tree.map(self._micro_batches, batch)
+            one = jax.tree.map(lambda x: x[0], micro)
+            zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(lambda: _gradients(model, slots, params, one, count)))
+            return jax.lax.scan(add, zeros, micro)[0]
+
         def step(state: TrainState, batch: Batch, rate: Array, wish: Array) -> tuple[TrainState, StepMetrics]:
             count = jnp.maximum(real_bytes(batch.targets, batch.target_bytes), 1).astype(jnp.float32)
-            if accumulation == 1:
-                gradients, sums = _gradients(model, slots, state.params, batch, count)
-            else:
-
-                def add(total: Any, micro: Batch) -> tuple[Any, None]:
-                    return jax.tree.map(jnp.add, total, _gradients(model, slots, state.params, micro, count)), None
-
-                micro = jax.tree.map(self._micro_batches, batch)
-                shapes = jax.eval_shape(lambda: _gradients(model, slots, state.params, batch, count))
-                zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-                (gradients, sums), _ = jax.lax.scan(add, zeros, micro)
+            gradients, sums = summed_over_replicas(functools.partial(accumulated, count=count))(state.params, batch)
             gradients = jax.lax.with_sharding_constraint(gradients, self.shardings.params)
             updates, opt_state = optimizer.update(gradients, state.opt_state, state.params, rate=rate)
             norm = optax.tree.norm(gradients)
@@ -239,10 +242,10 @@ def compile_step(
     read = ("beta1", "beta2", "epsilon", "weight_decay", "clip_norm", "first_moment", "spike_deviations", "spike_steps")
     optim = OptimConfig(**{name: getattr(optim, name) for name in read})
     slots = slots if isinstance(model, BLTConfig) else None
-    return _compile_step(_on_devices(model, mesh), optim, mesh, accumulation, slots)
+    return _compile_step(on_devices(model, mesh), optim, mesh, accumulation, slots)
 
 
-def _on_devices(model: ModelConfig, mesh: Mesh) -> ModelConfig:
+def on_devices(model: ModelConfig, mesh: Mesh) -> ModelConfig:
     """The model with the back end of attention that is best on the mesh's devices, if that is left open."""
     device = mesh.devices.flat[0]
     backend = model.compute.attention
@@ -264,7 +267,7 @@ class ScoreStep:
         slots = None if slots is None else divisible(slots, mesh)
 
         def score(params: Any, batch: Batch) -> Sums:
-            return row_sums(_logits(model, slots, params, batch), batch.targets, batch.target_bytes)
+            return row_sums(batch_logits(model, slots, params, batch), batch.targets, batch.target_bytes)
 
         self._score = jax.jit(score, out_shardings=replicated(mesh))
 
@@ -284,7 +287,7 @@ def compile_score(model: ModelConfig, mesh: Mesh, slots: int | None = None) -> S
     Args:
       slots: patches of a row, for BLT.
     """
-    return _compile_score(_on_devices(model, mesh), mesh, slots)
+    return _compile_score(on_devices(model, mesh), mesh, slots)
 
 
 _compile_score = functools.lru_cache(maxsize=16)(ScoreStep)

@@ -88,6 +88,7 @@ def table(report: Report) -> str:
     """The report for people."""
     giga = 2**30
     verdict = f"fits, {report.free / giga:.2f} GiB left" if report.free >= 0 else f"{-report.free / giga:.2f} GiB short"
+    sent = {"+".join(axes): size for axes, size in by_axis(report.traffic).items()}
     lines = [
         f"memory of each of {report.devices} devices: {verdict} of {report.memory / giga:.2f}",
         *(f"  {name:<12}{getattr(report, name) / giga:>9.3f} GiB"
@@ -97,8 +98,8 @@ def table(report: Report) -> str:
         "sent by each device in a step:",
         *(f"  {one.kind:<20}{'+'.join(one.axes) or '?':<16}{one.count:>7} times{one.sent / 1e6:>12.1f} MB"
           for one in report.traffic),
-        *(f"  least along {axes:<28}{least / 1e6:>17.1f} MB, compiled "
-          f"{by_axis(report.traffic).get((axes,), 0.0) / 1e6:.1f}" for axes, least in report.least.items()),
+        *(f"  least along {axes:<28}{least / 1e6:>17.1f} MB, compiled {sent.get(axes, 0.0) / 1e6:.1f}"
+          for axes, least in report.least.items()),
         "no step is faster than " + ", ".join(f"{name} {s * 1e3:.1f} ms" for name, s in report.seconds.items()),
         f"  ({report.assumptions})",
         f"traced in {report.lower_seconds:.0f} s, compiled in {report.compile_seconds:.0f} s",

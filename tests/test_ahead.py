@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.experimental import topologies
 
-from bltjax.ahead import Plan, compile_ahead, least_traffic, model_flops, talk_seconds
+from bltjax.ahead import Plan, compile_ahead, model_flops, talk_seconds
 from bltjax.chips import CHIPS
 from bltjax.config import MeshConfig, OptimConfig
 from bltjax.flops import parameters
@@ -28,22 +28,6 @@ def test_model_flops_are_those_of_all_bytes_of_a_batch():
     assert model_flops(many) == 48 * model_flops(small)
     # 470M parameters in the global model for each of 2,048 patches, six FLOPs each, and the local models beside it
     assert 6 * 470e6 * 2048 < model_flops(small) < 2 * 6 * 470e6 * 2048
-
-
-def test_the_least_that_full_sharding_sends_grows_with_parameters_and_micro_batches():
-    """Kernels once forward and once backward in bfloat16, gradients once in float32; tables only what is looked up.
-
-    All of it in each micro-batch: a sum of gradients that is not split over devices has no room on any.
-    """
-    one = plan("byte-450m", topology="v5e:4x4", mesh=MeshConfig(data=16), rows=16)
-    sizes = {"replica": 1, "data": 16, "model": 1, "sequence": 1}
-    kernels = sum(parameters(one.model).values()) - 260 * 1280 - (2 * 24 + 1) * 1280
-    looked_up = 2 * 8192 * 1280 * 2 * 15 / 16
-    assert least_traffic(one, sizes)["data"] == pytest.approx(kernels * 15 / 16 * (2 * 2 + 4) + looked_up, rel=1e-12)
-    twice = dataclasses.replace(one, accumulation=2, rows=32)
-    more = least_traffic(twice, sizes)["data"] - least_traffic(one, sizes)["data"]
-    assert more == pytest.approx(kernels * 15 / 16 * (2 * 2 + 4) + looked_up, rel=1e-12)
-    assert least_traffic(one, {**sizes, "data": 1}) == {}
 
 
 def test_gpus_of_a_node_talk_over_its_links_and_nodes_over_the_network():

@@ -34,11 +34,11 @@ def start(folder, cache, processes, *arguments, devices=1):
 
 def until_rows(folder, count):
     metrics = folder / "metrics.jsonl"
-    for _ in range(6000):
+    for _ in range(30_000):
         if metrics.exists() and len(metrics.read_bytes().splitlines()) >= count:
             return
         time.sleep(0.01)
-    raise AssertionError(f"{metrics} has fewer than {count} rows after a minute")
+    raise AssertionError(f"{metrics} has fewer than {count} rows after five minutes")
 
 
 def broken(folder, cache, processes, **how):
