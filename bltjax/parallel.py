@@ -109,12 +109,34 @@ def from_the_left(x: jax.Array, amount: int, axis_name: str, axis: int) -> jax.A
     return jnp.concatenate(pieces[::-1], axis=axis)
 
 
+IN_TWO_PHASES = 16  # devices along an axis, from which on what all of them gather or scatter goes in two phases
+
+
+def _phases(axis_name: str) -> tuple[list[list[int]], list[list[int]]] | None:
+    """Of the devices along an axis, seen as rows and columns, the rows and the columns; None: it is short, or prime.
+
+    For TPUs a gather or a scattered sum over a whole torus is compiled as a sum that all devices make whole, which
+    sends twice as much (libtpu 0.0.50); along one of its dimensions after the other it is not.
+    """
+    count = jax.lax.axis_size(axis_name)
+    rows = max(size for size in range(1, math.isqrt(count) + 1) if count % size == 0)
+    if count < IN_TWO_PHASES or rows == 1:
+        return None
+    columns = count // rows
+    return (
+        [[row * columns + column for column in range(columns)] for row in range(rows)],
+        [[row * columns + column for row in range(rows)] for column in range(columns)],
+    )
+
+
 def joined(x: jax.Array, axis_name: str | None, axis: int) -> jax.Array:
     """All devices' parts of a split axis, side by side; inside `per_device`."""
     if axis_name is None:
         return x
-    # Gathered along an axis of its own: along another than the first, compilers for TPUs make it a sum of zeros.
-    parts = jnp.moveaxis(jax.lax.all_gather(x, axis_name), 0, axis)
+    found = x
+    for groups in _phases(axis_name) or (None,):
+        found = jax.lax.all_gather(found, axis_name, axis_index_groups=groups)
+    parts = jnp.moveaxis(found.reshape(-1, *x.shape), 0, axis)
     return parts.reshape(*x.shape[:axis], -1, *x.shape[axis + 1 :])
 
 
@@ -129,7 +151,12 @@ def summed_part(x: jax.Array, axis_name: str | None, axis: int) -> jax.Array:
     if axis_name is None:
         return x
     parts = x.reshape(*x.shape[:axis], jax.lax.axis_size(axis_name), -1, *x.shape[axis + 1 :])
-    return jax.lax.psum_scatter(jnp.moveaxis(parts, axis, 0), axis_name, scatter_dimension=0, tiled=False)
+    parts = jnp.moveaxis(parts, axis, 0)
+    rows, columns = _phases(axis_name) or ([], None)
+    if columns is not None:
+        parts = parts.reshape(len(rows), len(columns), *parts.shape[1:])
+        parts = jax.lax.psum_scatter(parts, axis_name, axis_index_groups=columns)
+    return jax.lax.psum_scatter(parts, axis_name, axis_index_groups=rows or None)
 
 
 def largest(x: jax.Array, axis_name: str | None) -> jax.Array:

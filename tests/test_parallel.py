@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from bltjax import vocabulary
+from bltjax import parallel, vocabulary
 from bltjax.config import (
     BLTConfig,
     CrossAttentionConfig,
@@ -100,6 +100,11 @@ def check_equal(name, sizes, kind):
 @pytest.mark.parametrize("sizes", QUICK, ids=str)
 def test_a_mesh_changes_neither_logits_nor_gradients(sizes, kind):
     check_equal("blt", sizes, kind)
+
+
+def test_what_goes_in_two_phases_is_the_same(monkeypatch):
+    monkeypatch.setattr(parallel, "IN_TWO_PHASES", 8)  # as rows of 2 and columns of 4
+    check_equal("blt", {"data": 8}, AxisType.Auto)
 
 
 @pytest.mark.slow
