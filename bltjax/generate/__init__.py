@@ -1,18 +1,18 @@
 """Incremental generation with live patching, exact: each new byte costs the same however long the text has become.
 
 The state after each byte is that of the parallel forward pass over all bytes so far, so the logits are too. The rooms,
-from the models up: `cache` (attention to what was read), `flat` and `latent` (the models a step at a time), `sampling`
-and `decode` (the compiled loop), `source`, `text` and `generator` (text in, text out).
+from the models up: `cache` (attention to what was read), `flat`, `pieces` and `latent` (the models a step at a time),
+`sampling`, `decode` and `speculation` (the compiled loops), `source`, `text` and `generator` (text in, text out).
 """
 
 from collections.abc import Sequence
 
-from bltjax.generate.generator import Continuation, Generator
+from bltjax.generate.generator import Continuation, Generator, Guesses
 from bltjax.generate.sampling import GREEDY, Sampling
 from bltjax.generate.source import Pretrained, Prompt, Source
 from bltjax.generate.text import AT_EOS, Stop
 
-__all__ = ["Continuation", "Generator", "Sampling", "Source", "Stop", "generate"]
+__all__ = ["Continuation", "Generator", "Guesses", "Sampling", "Source", "Stop", "generate"]
 
 SMALLEST = 256  # ids of room; more are powers of two, so that few programs serve all lengths
 

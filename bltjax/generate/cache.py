@@ -22,11 +22,13 @@ from jaxtyping import Array, Bool, Float, Int
 from bltjax.attention import HIDDEN
 from bltjax.config import ComputeConfig, TransformerConfig
 from bltjax.layers import rotation_at
+from bltjax.sharding import constrain
 from bltjax.transformer import TransformerLayer
 
 BLOCK = 256  # places of a ring that are read at once
 
-Stored = Float[Array, "batch key_heads places head_width"]
+Keys = Float[Array, "batch key_heads head_width places"]
+Values = Float[Array, "batch key_heads places head_width"]
 Found = tuple[Array, Array, Array]  # largest score, sum of weights, weighed values: what a softmax is put together from
 Lookup = Callable[[Array], Found]  # from queries [batch, key_heads, group, queries, head_width]
 
@@ -35,8 +37,8 @@ Lookup = Callable[[Array], Found]  # from queries [batch, key_heads, group, quer
 class Cache:
     """Keys and values of one tower, by layer."""
 
-    keys: tuple[Stored, ...]
-    values: tuple[Stored, ...]
+    keys: tuple[Keys, ...]
+    values: tuple[Values, ...]
 
 
 class _Part(nn.Module):
@@ -66,31 +68,46 @@ def whole_blocks(places: int) -> int:
     return max(places, 1) if places <= BLOCK else -(-places // BLOCK) * BLOCK
 
 
-def empty_cache(config: TransformerConfig, compute: ComputeConfig, batch: int, positions: int) -> Cache:
-    """A cache for rows of up to `positions` positions, none of which has been read."""
-    places = whole_blocks(positions if config.window is None else min(config.window, positions))
-    shape = (batch, config.key_heads, places, config.head_width)
+def empty_cache(config: TransformerConfig, compute: ComputeConfig, batch: int, positions: int, ahead: int = 0) -> Cache:
+    """A cache for rows of up to `positions` positions, none of which has been read.
 
-    def zeros() -> tuple[Array, ...]:
-        return tuple(jnp.zeros(shape, compute.dtype) for _ in range(config.layers))
+    Args:
+      ahead: how many of the positions that were read may be taken back: the next ones go to their places, and what the
+        window still reaches has not been overwritten.
+    """
+    places = whole_blocks(positions if config.window is None else min(config.window + ahead, positions))
 
-    return Cache(keys=zeros(), values=zeros())
+    def zeros(*shape: int) -> tuple[Array, ...]:
+        axes = ("batch", "heads", None, None)
+        empty = jnp.zeros((batch, config.key_heads, *shape), compute.dtype)
+        return tuple(constrain(empty, axes) for _ in range(config.layers))
+
+    return Cache(keys=zeros(config.head_width, places), values=zeros(places, config.head_width))
 
 
-def look(q: Array, keys: Stored, values: Stored, visible: Bool[Array, "batch queries places"]) -> Found:
+def look(q: Array, keys: Keys, values: Values, visible: Bool[Array, "batch queries places"]) -> Found:
     """What queries find among keys, all at once."""
     scale = q.shape[-1] ** -0.5
-    scores = jnp.einsum("bhgqd,bhsd->bhgqs", q, keys, preferred_element_type=jnp.float32) * scale
+    scores = _weighed(q, keys) * scale
     visible = visible[:, None, None]
     scores = jnp.where(visible, scores, HIDDEN)
     peak = jnp.max(scores, axis=-1)
     weights = jnp.where(visible, jnp.exp(scores - peak[..., None]), 0)
-    mixed = jnp.einsum("bhgqs,bhsd->bhgqd", weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
-    return peak, jnp.sum(weights, axis=-1), mixed
+    return peak, jnp.sum(weights, axis=-1), _weighed(weights.astype(values.dtype), values)
+
+
+def _weighed(weights: Array, rows: Array) -> Array:
+    """Sums [batch, key_heads, group, queries, n], float32, of rows [batch, key_heads, m, n] with weights [..., m]."""
+    if weights.shape[2] * weights.shape[3] > 1:
+        return jnp.einsum("bhgqm,bhmn->bhgqn", weights, rows, preferred_element_type=jnp.float32)
+    # A product with a single row is limited by memory: written as a sum, XLA on a CPU reads the rows once, where they
+    # lie, and copies none of them.
+    weights, rows = weights[:, :, 0, 0, :, None].astype(jnp.float32), rows.astype(jnp.float32)
+    return jnp.sum(weights * rows, axis=2)[:, :, None, None]
 
 
 def look_in_blocks(
-    q: Array, keys: Stored, values: Stored, visible: Callable[[Array], Bool[Array, "batch queries places"]],
+    q: Array, keys: Keys, values: Values, visible: Callable[[Array], Bool[Array, "batch queries places"]],
     filled: Int[Array, ""],
 ) -> Found:  # fmt: skip
     """What queries find among keys, of which the first `filled` places are in use; block by block.
@@ -98,13 +115,14 @@ def look_in_blocks(
     Args:
       visible: from places, an array of some of them, to who sees them.
     """
-    places = keys.shape[2]
+    places = values.shape[2]
     if places <= BLOCK:
         return look(q, keys, values, visible(jnp.arange(places)))
 
     def block(j: Array, before: Found) -> Found:
         first = j * BLOCK
-        some_keys, some_values = (jax.lax.dynamic_slice_in_dim(x, first, BLOCK, 2) for x in (keys, values))
+        some_keys = jax.lax.dynamic_slice_in_dim(keys, first, BLOCK, 3)
+        some_values = jax.lax.dynamic_slice_in_dim(values, first, BLOCK, 2)
         return merge(before, look(q, some_keys, some_values, visible(first + jnp.arange(BLOCK))))
 
     peak = jnp.full(q.shape[:-1], HIDDEN, jnp.float32)
@@ -137,13 +155,21 @@ def attend(q: Float[Array, "batch queries heads head_width"], key_heads: int, *l
 
 
 def store(
-    kept: Stored,
-    new: Float[Array, "batch new key_heads head_width"],
+    keys: Keys,
+    values: Values,
+    new_keys: Float[Array, "batch new key_heads head_width"],
+    new_values: Float[Array, "batch new key_heads head_width"],
     places: Int[Array, "batch new"],
-) -> Stored:
-    """What is kept, with the new rows at their places; a row whose place is beyond the last one is not kept."""
-    rows = jnp.arange(kept.shape[0])[:, None]
-    return kept.at[rows, :, places].set(new.astype(kept.dtype), mode="drop")
+) -> tuple[Keys, Values]:
+    """What is kept, with the new at their places; what has a place beyond the last one is not kept."""
+    rows = jnp.arange(keys.shape[0])[:, None]
+    keys = keys.at[rows, :, :, places].set(new_keys.astype(keys.dtype), mode="drop")
+    return keys, values.at[rows, :, places].set(new_values.astype(values.dtype), mode="drop")
+
+
+def as_stored(keys: Array, values: Array) -> tuple[Keys, Values]:
+    """Keys and values [batch, new, key_heads, head_width] as they would lie if they were kept."""
+    return keys.transpose(0, 2, 3, 1), values.transpose(0, 2, 1, 3)
 
 
 def positions_kept(position: Int[Array, "batch"], places: Int[Array, "places"], size: int) -> Int[Array, "..."]:
@@ -200,7 +226,7 @@ def read_layers(
     Returns:
       What comes out of each layer, and the cache with the new positions.
     """
-    new, size = x.shape[1], cache.keys[0].shape[2] if cache.keys else 1
+    new, size = x.shape[1], cache.values[0].shape[2] if cache.values else 1
     index = jnp.arange(new)
     places = position[:, None] + index
     window = config.window or jnp.iinfo(jnp.int32).max
@@ -217,9 +243,9 @@ def read_layers(
     def among_kept(at: Array) -> Array:
         return sees(positions_kept(position + count, at, size))
 
-    # One new position takes the place of one that it does not see, several may take that of one which the first sees.
-    # Then what was kept is read before it is overwritten, for which XLA copies it: a step must do without.
-    pushes_out = new > 1 and config.window is not None
+    # The last of several new positions may take the place of one that the first still sees. Then what was kept is read
+    # before it is overwritten, for which XLA copies it: a step must do without.
+    pushes_out = config.window is not None and new > max(size - config.window, 0) + 1
     # Of more new positions than there are places the last ones stay.
     stays = (index < count[:, None]) & (index >= count[:, None] - size)
     where = jnp.where(stays, places % size, size)
@@ -228,7 +254,7 @@ def read_layers(
         old_keys, old_values = cache.keys[number], cache.values[number]
 
         def mix(q: Array, k: Array, v: Array, old_keys: Array = old_keys, old_values: Array = old_values) -> Array:
-            kept_keys, kept_values = store(old_keys, k, where), store(old_values, v, where)
+            kept_keys, kept_values = store(old_keys, old_values, k, v, where)
             keys.append(kept_keys)
             values.append(kept_values)
             if not pushes_out:
@@ -240,7 +266,7 @@ def read_layers(
                 q,
                 config.key_heads,
                 lambda q: look_in_blocks(q, old_keys, old_values, among_old, jnp.max(position)),
-                lambda q: look(q, jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2), sees(places)),
+                lambda q: look(q, *as_stored(k, v), sees(places)),
             )
 
         x = x if before is None else before(number, x)

@@ -3,6 +3,9 @@
 In goes a `Session`, which holds all that is known of a batch of rows; out comes the same session, further on. Both
 programs are compiled once for a batch size and a `Program`: how long prompts are, how many ids are wanted and how they
 are drawn are numbers that the compiled program is given. `Generator` calls them; it alone turns text into ids.
+
+Rows end their patches at different bytes, and the global model is most of the work. So a row whose patch has ended
+waits, its last byte drawn and known to the patching rule alone, until so many others wait (`Program.together`).
 """
 
 import dataclasses
@@ -19,8 +22,11 @@ from bltjax import vocabulary
 from bltjax.config import LanguageModelConfig
 from bltjax.generate import flat, latent, state
 from bltjax.generate.flat import FlatState
+from bltjax.generate.latent import Decision
 from bltjax.generate.sampling import Drawing, draw
 from bltjax.generate.state import Latent, LatentState
+
+TOGETHER = 1.0
 
 RUNNING, BY_EOS, BY_BYTES, BY_PATCHES = range(4)  # why a row has ended
 
@@ -32,11 +38,14 @@ class Program:
     Attributes:
       positions: room for the ids of a row.
       part: ids of a prompt that are read at once.
+      together: the share of the rows still to go on that must wait before the global model runs for them; 0: it runs
+        when any waits, 1: when no row can go on without it.
     """
 
     model: Latent | LanguageModelConfig
     positions: int
     part: int
+    together: float = TOGETHER
 
     @property
     def vocabulary_size(self) -> int:
@@ -58,6 +67,8 @@ class Session:
     ended: Int[Array, "batch"]  # RUNNING, or why the row has ended
     drawn_bytes: Int[Array, "batch"]
     drawn_patches: Int[Array, "batch"]  # that have ended with a drawn byte
+    rounds: Int[Array, "batch"]  # of guessing (`speculation`) that gave the drawn ids; 0 where nothing is guessed
+    latent_rounds: Int[Array, "batch"]  # of these in which the global model ran for the row
 
 
 @chex.dataclass
@@ -81,11 +92,12 @@ def begin(program: Program, prompts: list[np.ndarray]) -> Session:
         if not 0 < len(prompt) <= program.positions:
             raise ValueError(f"prompts[{row}] has {len(prompt)} ids: from 1 to {program.positions} fit.")
         ids[row, : len(prompt)] = prompt
-    return _begin(program, ids, np.array([len(prompt) for prompt in prompts], np.int32))
+    return begin_rows(program, ids, np.array([len(prompt) for prompt in prompts], np.int32))
 
 
 @functools.partial(jax.jit, static_argnames="program")
-def _begin(program: Program, ids: Int[Array, "batch positions"], known: Int[Array, "batch"]) -> Session:
+def begin_rows(program: Program, ids: Int[Array, "batch positions"], known: Int[Array, "batch"]) -> Session:
+    """`begin`, compiled."""
     batch = len(ids)
     model, is_flat = program.model, isinstance(program.model, LanguageModelConfig)
     empty = state.empty(model, batch) if isinstance(model, Latent) else flat.empty(model, batch, program.positions)
@@ -101,35 +113,49 @@ def _begin(program: Program, ids: Int[Array, "batch positions"], known: Int[Arra
         ended=jnp.full(batch, RUNNING, jnp.int32),
         drawn_bytes=jnp.zeros(batch, jnp.int32),
         drawn_patches=jnp.zeros(batch, jnp.int32),
+        rounds=jnp.zeros(batch, jnp.int32),
+        latent_rounds=jnp.zeros(batch, jnp.int32),
     )
 
 
-def _read(program: Program, params: Any, session: Session, ids: Array, count: Array, threshold: Array) -> Session:
-    """Reads `count` more ids of each row, with which all but `ended` and what was drawn is brought up to date."""
+def _absorb(program: Program, params: Any, session: Session, ids: Array, count: Array, starts: Array) -> Session:
+    """Reads `count` more ids of each row with all but the model that patches."""
     model, row = program.model, jnp.arange(ids.shape[0])
     last = jnp.maximum(count - 1, 0)
-    starts, entropies = session.starts, session.entropies
     if isinstance(model, LanguageModelConfig):
         assert isinstance(session.state, FlatState)
         x, state = flat.read(model, params, session.state, ids, session.read, count)
         found = flat.logits(model, params, x[row, last][:, None])[:, 0]
     else:
         assert isinstance(session.state, LatentState)
-        reading, state = latent.read(model, params, session.state, ids, session.read, count, threshold)
-        found = latent.logits(model, params, reading.x[row, last][:, None])[:, 0]
-        index = jnp.arange(ids.shape[1])
-        places = jnp.where(index < count[:, None], session.read[:, None] + index, program.positions + 1)
-        starts = starts.at[row[:, None], places + 1].set(reading.starts, mode="drop")
-        if reading.entropies is not None:
-            entropies = entropies.at[row[:, None], places].set(reading.entropies, mode="drop")
+        taken = latent.take(model, params, session.state, ids, starts, session.read, count)
+        state = latent.settle(model, session.state, taken, session.read, count)
+        found = latent.logits(model, params, taken.x[row, last][:, None])[:, 0]
     return dataclasses.replace(
-        session,
-        state=state,
-        read=session.read + count,
-        logits=jnp.where(count[:, None] > 0, found, session.logits),
-        starts=starts,
-        entropies=entropies,
+        session, state=state, read=session.read + count, logits=jnp.where(count[:, None] > 0, found, session.logits)
     )
+
+
+def _decide(
+    program: Program, params: Any, session: Session, ids: Array, position: Array, count: Array, threshold: Array
+) -> tuple[Array, Session]:
+    """Whether a patch starts after each of `count` new ids; flat models have none."""
+    if not isinstance(program.model, Latent):
+        return jnp.zeros(ids.shape, bool), session
+    assert isinstance(session.state, LatentState)
+    decision = latent.decide(program.model, params, session.state, ids, position, count, threshold)
+    state = latent.decided(program.model, session.state, decision, ids, position, count)
+    return decision.starts, noted(program, dataclasses.replace(session, state=state), decision, position, count)
+
+
+def noted(program: Program, session: Session, decision: Decision, position: Array, count: Array) -> Session:
+    """The session with what was decided of the first `count` new ids written down."""
+    row, index = jnp.arange(len(count))[:, None], jnp.arange(decision.starts.shape[1])
+    places = jnp.where(index < count[:, None], position[:, None] + index, program.positions + 1)
+    starts, entropies = session.starts.at[row, places + 1].set(decision.starts, mode="drop"), session.entropies
+    if decision.entropies is not None:
+        entropies = entropies.at[row, places].set(decision.entropies, mode="drop")
+    return dataclasses.replace(session, starts=starts, entropies=entropies)
 
 
 @functools.partial(jax.jit, static_argnames="program", donate_argnames="session")
@@ -141,9 +167,25 @@ def read_prompts(program: Program, params: Any, session: Session, threshold: Flo
         places = jnp.minimum(session.read[:, None] + index, program.positions - 1)
         ids = jnp.take_along_axis(session.ids, places, axis=1)
         count = jnp.clip(session.known - session.read, 0, program.part)
-        return _read(program, params, session, ids, count, threshold)
+        starts, session = _decide(program, params, session, ids, session.read, count, threshold)
+        return _absorb(program, params, session, ids, count, starts)
 
     return jax.lax.while_loop(lambda s: jnp.any(s.read < s.known), body, session)
+
+
+def filled(session: Session, limits: Limits) -> Session:
+    """The session where rows that have all their bytes before anything is drawn have ended."""
+    full = (session.drawn_bytes >= limits.bytes) & (session.ended == RUNNING)
+    return dataclasses.replace(session, ended=jnp.where(full, BY_BYTES, session.ended))
+
+
+def reasons(
+    ids: Int[Array, "*any"], drawn_bytes: Int[Array, "*any"], drawn_patches: Int[Array, "*any"], limits: Limits
+) -> Int[Array, "*any"]:
+    """Why rows end with ids, after which so much has been drawn; RUNNING where they do not."""
+    ended = jnp.where(drawn_patches >= limits.patches, BY_PATCHES, RUNNING)
+    ended = jnp.where(drawn_bytes >= limits.bytes, BY_BYTES, ended)
+    return jnp.where(ids == vocabulary.EOS, BY_EOS, ended)
 
 
 @functools.partial(jax.jit, static_argnames="program", donate_argnames="session")
@@ -157,37 +199,37 @@ def draw_ids(
     """
     row = jnp.arange(session.ids.shape[0])
 
-    def goes_on(carry: tuple[Array, Session]) -> Array:
-        step, session = carry
-        return (step < limits.steps) & jnp.any(session.ended == RUNNING)
+    def goes_on(carry: tuple[Session, Array, Array]) -> Array:
+        session, left, waits = carry
+        return jnp.any((session.ended == RUNNING) & (left > 0)) | jnp.any(waits)
 
-    def body(carry: tuple[Array, Session]) -> tuple[Array, Session]:
-        step, session = carry
-        running = session.ended == RUNNING
+    def body(carry: tuple[Session, Array, Array]) -> tuple[Session, Array, Array]:
+        session, left, waits = carry
+        draws = (session.ended == RUNNING) & (left > 0) & ~waits
+        count = draws.astype(jnp.int32)
         ids = draw(session.logits, session.known, drawing)
         nats = jax.nn.logsumexp(session.logits, axis=-1) - session.logits[row, ids]
-        place = jnp.where(running, session.known, program.positions)
-        count = running.astype(jnp.int32)
+        place = jnp.where(draws, session.known, program.positions)
+        starts, session = _decide(program, params, session, ids[:, None], session.known, count, threshold)
+        drawn_bytes = session.drawn_bytes + count * limits.id_bytes[ids]
+        drawn_patches = session.drawn_patches + starts[:, 0]
         session = dataclasses.replace(
             session,
             ids=session.ids.at[row, place].set(ids, mode="drop"),
             nats=session.nats.at[row, place].set(nats, mode="drop"),
             known=session.known + count,
-            drawn_bytes=session.drawn_bytes + count * limits.id_bytes[ids],
+            drawn_bytes=drawn_bytes,
+            drawn_patches=drawn_patches,
+            ended=jnp.where(draws, reasons(ids, drawn_bytes, drawn_patches, limits), session.ended),
         )
-        session = _read(program, params, session, ids[:, None], count, threshold)
-        drawn_patches = session.drawn_patches + count * session.starts[row, session.known]
-        reasons = (
-            (ids == vocabulary.EOS, BY_EOS),
-            (session.drawn_bytes >= limits.bytes, BY_BYTES),
-            (drawn_patches >= limits.patches, BY_PATCHES),
-        )
-        ended = session.ended
-        for holds, reason in reasons:
-            ended = jnp.where((ended == RUNNING) & holds, reason, ended)
-        return step + 1, dataclasses.replace(session, ended=ended, drawn_patches=drawn_patches)
+        left, waits = left - count, waits | starts[:, 0]
+        free = (session.ended == RUNNING) & (left > 0) & ~waits
+        runs = jnp.sum(waits) >= program.together * jnp.sum(waits | free)
+        reads = (session.read < session.known) & (runs | ~waits)
+        newest = session.ids[row, jnp.minimum(session.read, program.positions - 1)]
+        session = _absorb(program, params, session, newest[:, None], reads.astype(jnp.int32), waits[:, None])
+        return session, left, waits & ~runs
 
-    # A row that is full before anything is drawn ends there.
-    full = (session.drawn_bytes >= limits.bytes) & (session.ended == RUNNING)
-    session = dataclasses.replace(session, ended=jnp.where(full, BY_BYTES, session.ended))
-    return jax.lax.while_loop(goes_on, body, (jnp.int32(0), session))[1]
+    batch = len(row)
+    carry = filled(session, limits), jnp.full(batch, limits.steps), jnp.zeros(batch, bool)
+    return jax.lax.while_loop(goes_on, body, carry)[0]

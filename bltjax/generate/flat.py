@@ -30,11 +30,19 @@ def prepare(params: Any) -> Any:
     return {**params, "layers": split_layers(params["layers"]) if "layers" in params else ()}
 
 
-def empty(config: LanguageModelConfig, batch: int, positions: int) -> FlatState:
-    """The state before the first id, for rows of up to `positions` ids."""
-    return FlatState(
-        cache=empty_cache(config.tower, config.compute, batch, positions), document=jnp.zeros(batch, jnp.int32)
-    )
+def empty(config: LanguageModelConfig, batch: int, positions: int, ahead: int = 0) -> FlatState:
+    """The state before the first id, for rows of up to `positions` ids, `ahead` of which may be taken back."""
+    cache = empty_cache(config.tower, config.compute, batch, positions, ahead)
+    return FlatState(cache=cache, document=jnp.zeros(batch, jnp.int32))
+
+
+def documents(
+    config: LanguageModelConfig, first: Int[Array, "batch"], ids: Int[Array, "batch new"],
+    position: Int[Array, "batch"], count: Int[Array, "batch"],
+) -> tuple[Int[Array, "batch new"], Int[Array, "batch"]]:  # fmt: skip
+    """Where the documents of new ids begin, and that of the position after the first `count` of them."""
+    ends = (ids == vocabulary.EOS) & (jnp.arange(ids.shape[1]) < count[:, None]) & config.document_mask
+    return first_of_documents(ends, position, first)
 
 
 def read(
@@ -46,8 +54,7 @@ def read(
     count: Int[Array, "batch"],
 ) -> tuple[Float[Array, "batch new width"], FlatState]:
     """Reads `count` new ids of each row; arguments as for `cache.read_layers`."""
-    ends = (ids == vocabulary.EOS) & (jnp.arange(ids.shape[1]) < count[:, None]) & config.document_mask
-    first, document = first_of_documents(ends, position, state.document)
+    first, document = documents(config, state.document, ids, position, count)
     x = run_part(functools.partial(embed_ids, config), params, ids)
     outs, cache = read_layers(config.tower, config.compute, params["layers"], state.cache, x, position, count, first)
     return outs[-1], FlatState(cache=cache, document=document)

@@ -5,9 +5,11 @@ this. Between the two lie `decode`'s compiled programs, which are given a batch 
 and back, looks for stop strings, and refuses what would otherwise be cut short in silence.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Generator as Iterating
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +21,35 @@ from bltjax.generate import decode, flat, state
 from bltjax.generate.decode import BY_BYTES, BY_EOS, BY_PATCHES, RUNNING, Limits, Program, Session
 from bltjax.generate.sampling import GREEDY, Sampling, drawing
 from bltjax.generate.source import Pretrained, Prompt, Source
+from bltjax.generate.speculation import draw_ahead
 from bltjax.generate.state import Latent, LatentState
 from bltjax.generate.text import AT_EOS, Characters, Stop, cut, safe
+from bltjax.sharding import batch_ways, mesh_of
 
 REASONS = {BY_EOS: "eos", BY_BYTES: "bytes", BY_PATCHES: "patches"}
 LOOK_EVERY = 32  # ids drawn between two looks for stop strings
+
+
+@dataclasses.dataclass(frozen=True)
+class Guesses:
+    """How far the guesses of one row held.
+
+    Attributes:
+      ids: that were drawn, those of a stop string included.
+      rounds: parallel passes that gave them.
+      patches: that ended with them; the global model would have run for each by itself.
+      latent_rounds: passes in which it did run.
+    """
+
+    ids: int
+    rounds: int
+    patches: int
+    latent_rounds: int
+
+    @property
+    def accepted(self) -> float:
+        """Ids of a round, the one that is no guess included."""
+        return self.ids / max(self.rounds, 1)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,6 +64,7 @@ class Continuation:
       prompt_ids: BOS included.
       starts: for a BLT, where patches start among prompt_ids and ids; None for flat models.
       entropies: for a BLT with the entropy rule, nats about the id after each of prompt_ids and ids; else None.
+      guesses: how far they held, of a Generator that makes any; else None.
     """
 
     text: bytes
@@ -47,6 +74,7 @@ class Continuation:
     prompt_ids: Int32[np.ndarray, "prompt"]
     starts: Bool[np.ndarray, "all"] | None
     entropies: Float32[np.ndarray, "all"] | None
+    guesses: Guesses | None = None
 
 
 class Generator:
@@ -55,6 +83,9 @@ class Generator:
     Its programs are compiled when they are first needed: one that reads prompts and one that draws, for each number of
     prompts. Within the room that there is neither a longer prompt nor more bytes compiles anything again, and another
     Generator of the same configuration and room finds them compiled.
+
+    Params that lie on a mesh (`sharding.shard_params`) are used where they lie, and rows are split as batches are in
+    training; rows that are missing to divide them are made up, and left out of what comes back.
     """
 
     def __init__(
@@ -65,6 +96,7 @@ class Generator:
         patch_capacity: int | None = None,
         part: int = 128,
         patcher: PatcherConfig | None = None,
+        ahead: int = 0,
     ) -> None:
         """
         Args:
@@ -73,14 +105,21 @@ class Generator:
             global model take this room, so that a smaller number saves memory where patches are known to be long.
           part: ids of a prompt that are read at once.
           patcher: takes the place of the entropy rule of a Hugging Face checkpoint.
+          ahead: ids of a BLT that the local models guess before the whole model reads them at once (`speculation`);
+            what is drawn is the same, and comes faster where many guesses hold and the global model is large.
 
         Raises:
-          ValueError: for a model without a patcher that can be used, or a number below 1.
+          ValueError: for a model without a patcher that can be used, a flat model that is to guess, or a number below
+            1 (`ahead`: below 0).
         """
         self.source = source = Source.of(pretrained, patcher)
         for name, value in (("capacity", capacity), ("patch_capacity", patch_capacity), ("part", part)):
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value}: must be at least 1.")
+        if ahead < 0 or (ahead and not isinstance(source.config, BLTConfig)):
+            why = "must be at least 0" if ahead < 0 else "a flat model has no local models that could guess"
+            raise ValueError(f"ahead={ahead}: {why}.")
+        self.ahead = ahead
         self.capacity = capacity
         self.patch_capacity = min(capacity, patch_capacity or capacity)
         threshold = 0.0
@@ -90,14 +129,15 @@ class Generator:
             # A number that the compiled program is given, so it is no part of what the program is made for.
             patcher = dataclasses.replace(source.patcher, threshold=0.0)
             entropy = source.entropy_config if patcher.rule == "entropy" else None
-            model = Latent(source.config, patcher, entropy, capacity, self.patch_capacity)
+            model = Latent(source.config, patcher, entropy, capacity, self.patch_capacity, ahead)
             params = state.prepare(source.params, source.entropy_params if entropy is not None else None)
         else:
             model, params = source.config, flat.prepare(source.params)
         # On the device once, and not again with every call.
         self._params = jax.tree.map(jnp.asarray, params)
+        self._mesh = mesh_of(source.params)
         self._threshold = jnp.float32(threshold)
-        self._program = Program(model, capacity, min(part, capacity))
+        self._program = Program(model, capacity, min(part, capacity), decode.TOGETHER)
         self._id_bytes = jnp.asarray(source.id_bytes())
 
     def __call__(
@@ -121,8 +161,11 @@ class Generator:
             session = self._draw(session, steps, max_new_bytes, sampling, stop)
             left -= steps
             if needles:
-                has_one = [cut(text, needles) is not None for text in self._texts(rows, session, max_new_bytes)]
-                session = dataclasses.replace(session, ended=jnp.where(jnp.asarray(has_one), BY_BYTES, session.ended))
+                has_one = np.zeros(len(session.ended), bool)
+                has_one[: len(rows)] = [
+                    cut(text, needles) is not None for text in self._texts(rows, session, max_new_bytes)
+                ]
+                session = dataclasses.replace(session, ended=jnp.where(has_one, BY_BYTES, session.ended))
         return self._continuations(rows, session, max_new_bytes, needles)
 
     def stream(
@@ -181,9 +224,18 @@ class Generator:
                     f"prompts[{number}] has {len(ids)} ids, which with max_new_bytes={max_new_bytes} more do not fit "
                     f"in capacity={self.capacity}: make a Generator with more, or shorten one of them."
                 )
-        session = decode.begin(self._program, rows)
-        session = decode.read_prompts(self._program, self._params, session, self._threshold)
+        with self._on_mesh():
+            ways = 1 if self._mesh is None else batch_ways(self._mesh)
+            made_up = [self.source.ids_of(b"")] * (-len(rows) % ways)
+            session = decode.begin(self._program, rows + made_up)
+            session = decode.read_prompts(self._program, self._params, session, self._threshold)
+        if made_up:
+            real = np.arange(len(rows) + len(made_up)) < len(rows)
+            session = dataclasses.replace(session, ended=jnp.where(real, session.ended, BY_BYTES))
         return rows, self._checked(session)
+
+    def _on_mesh(self) -> Any:
+        return contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh)
 
     def _draw(self, session: Session, steps: int, max_new_bytes: int, sampling: Sampling, stop: Stop) -> Session:
         limits = Limits(
@@ -193,7 +245,9 @@ class Generator:
             id_bytes=self._id_bytes,
         )
         drawn = drawing(sampling, len(session.ended), self.source.drawable(stop.eos))
-        session = decode.draw_ids(self._program, self._params, session, self._threshold, drawn, limits)
+        draw = draw_ahead if self.ahead else decode.draw_ids
+        with self._on_mesh():
+            session = draw(self._program, self._params, session, self._threshold, drawn, limits)
         return self._checked(session)
 
     def _checked(self, session: Session) -> Session:
@@ -218,11 +272,15 @@ class Generator:
         nats, starts, entropies, ended, id_bytes = (
             np.asarray(x) for x in (session.nats, session.starts, session.entropies, session.ended, self._id_bytes)
         )
+        rounds, latent_rounds, patches = (
+            np.asarray(x) for x in (session.rounds, session.latent_rounds, session.drawn_patches)
+        )
         patcher = self.source.patcher
         out = []
         for number, (prompt, ids) in enumerate(zip(rows, self._drawn(rows, session), strict=True)):
             text = self.source.text_of(ids)[:max_new_bytes]
             reason = REASONS.get(int(ended[number]), "bytes")
+            found = Guesses(len(ids), int(rounds[number]), int(patches[number]), int(latent_rounds[number]))
             place = cut(text, needles)
             if place is not None:
                 text, reason = text[:place], "string"
@@ -238,6 +296,7 @@ class Generator:
                     prompt_ids=prompt,
                     starts=None if patcher is None else starts[number, :end],
                     entropies=entropies[number, :end] if patcher is not None and patcher.rule == "entropy" else None,
+                    guesses=found if self.ahead else None,
                 )
             )
         return out

@@ -2,21 +2,20 @@
 
 In go new byte ids of every row and the state; out come the decoder's rows for them, whose logits `logits` gives,
 where patches start, the entropies that decided it, and the next state. `decode` calls this, a byte at a time while it
-generates and in parts of fixed size for a prompt.
+generates and in parts of fixed size for a prompt, and `speculation` with what it has guessed.
 
 What happens at a new byte t (BLT paper section 3, and which byte reads which patch as in `Patches.decoder_ids`):
 
-1. The entropy model reads it, and the patching rule says whether a patch starts at t + 1.
-2. The local encoder reads it; its row goes into the running pool of the open patch, its keys and values for the
-   cross-attention into that patch's store, since what a patch asks is only known when it ends.
-3. If one starts at t + 1, the open patch ends with t: it is pooled, asks its bytes, and the global model reads it.
+1. `decide`: the entropy model reads it, and the patching rule says whether a patch starts at t + 1.
+2. `take`: the local encoder reads it; its row goes into the running pool of the open patch, its keys and values for
+   the cross-attention into that patch's store, since what a patch asks is only known when it ends.
+3. If a patch starts at t + 1, the open one ends with t: it is pooled, asks its bytes, and the global model reads it.
    Its latent's keys and values for every decoder layer take the place of those of the patch before.
 4. The local decoder reads the byte and the newest latent.
+5. `settle`: of the bytes that were taken, so many stay. All of them do, unless they were guesses.
 
-Rows end patches at different bytes. Step 3 is a loop over the patches that end in any row, `GROUP` at a time, with the
-rows that have none masked; while generating it runs once or not at all. The room for keys and values is linear in
-patches for the global model and constant for the rest, except that of the open patch: without a longest patch it has
-room for the whole row, as a patch may be as long as that.
+The room for keys and values is linear in patches for the global model and constant for the rest, except that of the
+open patch: without a longest patch it has room for the whole row, as a patch may be as long as that.
 """
 
 import dataclasses
@@ -24,58 +23,53 @@ import functools
 from typing import Any
 
 import chex
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from bltjax import vocabulary
 from bltjax.blt import embed_bytes
-from bltjax.config import BLTConfig, TransformerConfig
-from bltjax.cross_attention import attend_to_patches, pool, pool_on, spread_heads
+from bltjax.cross_attention import attend_to_patches, spread_heads
 from bltjax.generate import flat
-from bltjax.generate.cache import (
-    Cache,
-    after,
-    attend,
-    first_of_documents,
-    look,
-    look_in_blocks,
-    read_layers,
-    run_part,
-    store,
-)
+from bltjax.generate.cache import Cache, after, first_of_documents, read_layers, run_part, store
+from bltjax.generate.pieces import Heads, by_patch, cross, ends_document, patch_documents, run_patches
 from bltjax.generate.state import BEFORE, Latent, LatentState
-from bltjax.global_model import latent_inputs
-from bltjax.local import byte_logits, cross_attention_of, first_queries, latent_rows
+from bltjax.local import byte_logits
 from bltjax.patching import next_byte_entropy
 from bltjax.patching.rules import LOOK_BACK, next_starts
 
-GROUP = 32  # patches that the global model reads at once, of those that end in a part of a prompt
+
+@chex.dataclass
+class Decision:
+    """What the patching rule says of new bytes."""
+
+    starts: Bool[Array, "batch new"]  # whether a patch starts after each
+    entropies: Float[Array, "batch new"] | None  # nats, of the byte after each; None where the rule needs none
+    known: Float[Array, "batch known"] | None  # those before too
+    since: Int[Array, "batch since"]  # see patching.rules.next_starts; before the first new byte too
+    entropy: flat.FlatState | None  # the entropy model's, after all new bytes
 
 
 @chex.dataclass
-class Reading:
-    """What was found at new bytes.
-
-    Attributes:
-      starts: whether a patch starts after each.
-      entropies: of the distribution of the byte after each, nats; None where the rule needs none.
-    """
+class Taken:
+    """New bytes that all parts of the model have read."""
 
     x: Float[Array, "batch new width"]  # for `logits`
+    window: Int[Array, "batch window"]  # their ids, and those before them
     starts: Bool[Array, "batch new"]
-    entropies: Float[Array, "batch new"] | None
+    pooled: Float[Array, "batch new width"]  # encoder rows that a patch begins with
+    keys: tuple[Array, ...]  # [batch, new, key_heads, head_width], by cross-attention of the encoder
+    values: tuple[Array, ...]
+    newest_keys: Heads  # of the newest latent before them, then of those of the patches that end with them
+    newest_values: Heads
+    encoder: Cache
+    latents: Cache
+    decoder: Cache
 
 
 def read(
-    model: Latent,
-    params: Any,
-    state: LatentState,
-    ids: Int[Array, "batch new"],
-    position: Int[Array, "batch"],
-    count: Int[Array, "batch"],
-    threshold: Float[Array, ""],
-) -> tuple[Reading, LatentState]:
+    model: Latent, params: Any, state: LatentState, ids: Int[Array, "batch new"], position: Int[Array, "batch"],
+    count: Int[Array, "batch"], threshold: Float[Array, ""],
+) -> tuple[Float[Array, "batch new width"], Decision, LatentState]:  # fmt: skip
     """Reads `count` new bytes of each row.
 
     Args:
@@ -83,68 +77,14 @@ def read(
       ids: what comes after the first `count` of a row is not read.
       position: of the first new byte in its row.
       threshold: nats, for the entropy rule.
+
+    Returns:
+      Rows for `logits`, what was decided, and the next state.
     """
-    config, p = model.config, params["blt"]
-    index = jnp.arange(ids.shape[1])
-    real = index < count[:, None]
-    window = jnp.concatenate([state.ids, ids], axis=1)
-    starts, changes, entropies = _patch(model, params, state, window, position, count, threshold)
-    starts &= real
-    is_eos = (ids == vocabulary.EOS) & real
-
-    ends = is_eos & config.document_mask
-    first, document = first_of_documents(ends, position, state.document)
-    embed = functools.partial(embed_bytes, config, skip=model.tail)
-    x = run_part(embed, p, jnp.maximum(window, vocabulary.BOE), model.tail - position)
-    outs, encoder = read_layers(
-        config.encoder, config.compute, p["encoder"]["layers"], state.encoder, x, position, count, first
-    )  # fmt: skip
-
-    bytes_ = _by_patch(model, p, state, outs, starts, real, is_eos)
-    newest_keys, newest_values, latents, patch_document = _latents(model, p, state, bytes_)
-    places = after(newest_keys[0], bytes_.places)  # the patch that was open has read its bytes by then
-    open_keys, open_values = (
-        tuple(store(old, new, places) for old, new in zip(*pair, strict=True))
-        for pair in ((state.open_keys, bytes_.keys), (state.open_values, bytes_.values))
-    )
-
-    read_ids = jnp.cumsum(starts, axis=1, dtype=jnp.int32)
-
-    def ask(layer: int, h: Array) -> Array:
-        if layer >= model.askers:
-            return h
-        keys, values = (spread_heads(kept[layer], config.cross_heads) for kept in (newest_keys, newest_values))
-
-        def find(q: Array) -> Array:
-            found: Any = attend_to_patches(q, keys, values, read_ids)
-            return found
-
-        return _cross(config, config.decoder, p["decoder"]["cross_attention"][layer], "ask", h, find)
-
-    decoded, decoder = read_layers(
-        config.decoder, config.compute, p["decoder"]["layers"], state.decoder, outs[-1], position, count, first, ask
-    )
-    ended = bytes_.ended
-    row = jnp.arange(ids.shape[0])
-    tail = count[:, None] + jnp.arange(model.tail)
-    state = LatentState(
-        ids=jnp.take_along_axis(window, tail, axis=1),
-        **changes,
-        document=document,
-        encoder=encoder,
-        open_bytes=bytes_.open_bytes,
-        open_pool=bytes_.pooled[row, ended],
-        open_keys=open_keys,
-        open_values=open_values,
-        open_ends=bytes_.has_eos[row, ended],
-        patches=state.patches + ended,
-        patch_document=patch_document,
-        latents=latents,
-        newest_keys=tuple(kept[row, ended] for kept in newest_keys),
-        newest_values=tuple(kept[row, ended] for kept in newest_values),
-        decoder=decoder,
-    )
-    return Reading(x=decoded[-1], starts=starts, entropies=entropies), state
+    decision = decide(model, params, state, ids, position, count, threshold)
+    taken = take(model, params, state, ids, decision.starts, position, count)
+    state = decided(model, state, decision, ids, position, count)
+    return taken.x, decision, settle(model, state, taken, position, count)
 
 
 def logits(model: Latent, params: Any, x: Float[Array, "batch new width"]) -> Float[Array, "batch new vocabulary"]:
@@ -152,165 +92,173 @@ def logits(model: Latent, params: Any, x: Float[Array, "batch new width"]) -> Fl
     return run_part(functools.partial(byte_logits, model.config), params["blt"]["decoder"], x)
 
 
-def _cross(config: BLTConfig, local: TransformerConfig, params: Any, method: str, *arguments: Any) -> Any:
-    return cross_attention_of(config, local).apply({"params": params}, *arguments, method=method)
-
-
-def _patch(
-    model: Latent,
-    params: Any,
-    state: LatentState,
-    window: Array,
-    position: Array,
-    count: Array,
-    threshold: Array,
-) -> tuple[Array, dict[str, Any], Array | None]:
-    """Whether a patch starts after each new byte, what that changes of the state, and the entropies."""
-    ids = window[:, model.tail :]
+def decide(
+    model: Latent, params: Any, state: LatentState, ids: Int[Array, "batch new"], position: Int[Array, "batch"],
+    count: Int[Array, "batch"], threshold: Float[Array, ""],
+) -> Decision:  # fmt: skip
+    """Whether a patch starts after each new byte; arguments as for `read`."""
     entropies = known = entropy = None
     if model.entropy is not None:
         assert state.entropy is not None and state.entropies is not None
         x, entropy = flat.read(model.entropy, params["entropy"], state.entropy, ids, position, count)
         entropies = next_byte_entropy(flat.logits(model.entropy, params["entropy"], x))
         known = jnp.concatenate([state.entropies, entropies], axis=1)
-    seen = window[:, model.tail - LOOK_BACK :]
+    seen = jnp.concatenate([state.ids[:, model.tail - LOOK_BACK :], ids], axis=1)
     seen = jnp.where(seen == BEFORE, vocabulary.EOS, seen)  # a document begins with the row, as after an EOS
     starts, distance = next_starts(model.patcher, seen, known, state.since, threshold)
-    newest = count[:, None]
-    distances = jnp.concatenate([state.since[:, None], distance], axis=1)
-    changes: dict[str, Any] = {
-        "since": jnp.take_along_axis(distances, newest, axis=1)[:, 0],
-        "entropy": entropy,
-        "entropies": known if known is None else jnp.take_along_axis(known, newest + jnp.arange(LOOK_BACK), axis=1),
-    }
-    return starts, changes, entropies
+    return Decision(
+        starts=starts & (jnp.arange(ids.shape[1]) < count[:, None]),
+        entropies=entropies,
+        known=known,
+        since=jnp.concatenate([state.since[:, None], distance], axis=1),
+        entropy=entropy,
+    )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Bytes:
-    """New bytes as the patches see them; patch 0 is the one that was open, and byte t lies in patch lies_in[t]."""
+def decided(
+    model: Latent, state: LatentState, decision: Decision, ids: Int[Array, "batch new"], position: Int[Array, "batch"],
+    count: Int[Array, "batch"],
+) -> LatentState:  # fmt: skip
+    """The state with what was decided of the first `count` new bytes."""
+    newest, entropy, entropies = count[:, None], decision.entropy, decision.known
+    if model.entropy is not None:
+        assert state.entropy is not None and entropy is not None and entropies is not None
+        document = flat.documents(model.entropy, state.entropy.document, ids, position, count)[1]
+        entropy = dataclasses.replace(entropy, document=document)
+        entropies = jnp.take_along_axis(entropies, newest + jnp.arange(LOOK_BACK), axis=1)
+    since = jnp.take_along_axis(decision.since, newest, axis=1)[:, 0]
+    return dataclasses.replace(state, entropy=entropy, entropies=entropies, since=since)
 
-    lies_in: Array  # [batch, new]; that of a byte that is not there is beyond all others
-    ended: Array  # [batch], patches that end with new bytes
-    pooled: Array  # [batch, new + 1, width], by patch
-    has_eos: Array  # [batch, new + 1], by patch
-    keys: list[Array]  # [batch, new, key_heads, head_width], by cross-attention of the encoder
-    values: list[Array]
-    open_bytes: Array  # [batch], of the patch that is open after them
-    places: Array  # [batch, new], where the keys and values of that patch's bytes are stored
 
+def take(
+    model: Latent, params: Any, state: LatentState, ids: Int[Array, "batch new"], starts: Bool[Array, "batch new"],
+    position: Int[Array, "batch"], count: Int[Array, "batch"],
+) -> Taken:  # fmt: skip
+    """Encoder, global model and decoder for `count` new bytes of each row.
 
-def _by_patch(
-    model: Latent, p: Any, state: LatentState, outs: list[Array], starts: Array, real: Array, is_eos: Array
-) -> _Bytes:
-    config, new = model.config, starts.shape[1]
-    batch, row = starts.shape[0], jnp.arange(starts.shape[0])
-    ended = jnp.sum(starts, axis=1, dtype=jnp.int32)
-    lies_in = jnp.where(real, jnp.cumsum(starts, axis=1, dtype=jnp.int32) - starts, new + 1)
-    h = outs[1 + model.pooled_layer]
-    how = config.cross_attention.pooling
-    pooled = pool(h, lies_in, new + 2, how)[:, : new + 1]
-    in_first = jnp.sum(lies_in == 0, axis=1)
-    pooled = pooled.at[:, 0].set(pool_on(pooled[:, 0], in_first, state.open_pool, state.open_bytes, how))
-    has_eos = jnp.zeros((batch, new + 2), bool).at[row[:, None], lies_in].max(is_eos)[:, : new + 1]
-    has_eos = has_eos.at[:, 0].max(state.open_ends)
-
-    cross = p["encoder"]["cross_attention"]
-    kept = [_cross(config, config.encoder, cross[number], "read", outs[1 + layer]) for number, layer in model.readers]
-    keys, values = [pair[0] for pair in kept], [pair[1] for pair in kept]
-    # Bytes of the patch that stays open go behind those that it has, or to the beginning if it is a new one.
-    base = jnp.where(ended > 0, 0, state.open_bytes)
-    is_open = lies_in == ended[:, None]
-    places = base[:, None] + jnp.cumsum(is_open, axis=1) - 1
-    return _Bytes(
-        lies_in=lies_in,
-        ended=ended,
-        pooled=pooled,
-        has_eos=has_eos,
+    Args:
+      starts: whether a patch starts after each.
+      others: as for `read`.
+    """
+    config, p = model.config, params["blt"]
+    real = jnp.arange(ids.shape[1]) < count[:, None]
+    window = jnp.concatenate([state.ids, ids], axis=1)
+    starts &= real
+    outs, encoder, first = _encode(model, p, state, window, position, count)
+    readers = p["encoder"]["cross_attention"]
+    kept = [cross(config, config.encoder, readers[number], "read", outs[1 + layer]) for number, layer in model.readers]
+    keys, values = tuple(pair[0] for pair in kept), tuple(pair[1] for pair in kept)
+    pieces = by_patch(model, state, outs[1 + model.pooled_layer], window, starts, count)
+    newest_keys, newest_values, latents = run_patches(model, p, state, pieces, keys, values)
+    newest = jnp.cumsum(starts, axis=1, dtype=jnp.int32)
+    x, decoder = _decode(model, p, state, outs[-1], newest_keys, newest_values, newest, position, count, first)
+    return Taken(
+        x=x,
+        window=window,
+        starts=starts,
+        pooled=outs[1 + model.pooled_layer],
         keys=keys,
         values=values,
-        open_bytes=base + jnp.sum(is_open, axis=1, dtype=jnp.int32),
-        places=jnp.where(is_open, places, model.open_places),
+        newest_keys=newest_keys,
+        newest_values=newest_values,
+        encoder=encoder,
+        latents=latents,
+        decoder=decoder,
     )
 
 
-def _latents(
-    model: Latent, p: Any, state: LatentState, bytes_: _Bytes
-) -> tuple[tuple[Array, ...], tuple[Array, ...], Cache, Array]:
-    """Runs the global model over the patches that end.
+def settle(
+    model: Latent, state: LatentState, taken: Taken, position: Int[Array, "batch"], count: Int[Array, "batch"]
+) -> LatentState:
+    """The state after the first `count` of the bytes that were taken.
 
-    Returns:
-      Keys and values for each decoder layer: of the newest latent before, then of those of the patches that end
-      [batch, 1 + new, k, key_heads, head_width]; the global model's cache; and where the next patch's document begins.
+    Caches hold all that were: the next bytes go to the places of those that do not stay (`Latent.ahead`).
     """
-    config, new = model.config, bytes_.lies_in.shape[1]
-    group = min(GROUP, new)
-    slots = -(-new // group) * group  # room for whole groups
-
-    def widened(x: Array) -> Array:
-        return jnp.pad(x, ((0, 0), (0, slots + 1 - x.shape[1]), *(((0, 0),) * (x.ndim - 2))))
-
-    patch = jnp.arange(slots)
-    ends_document = widened(bytes_.has_eos)[:, :slots] & (patch < bytes_.ended[:, None]) & config.document_mask
-    first, patch_document = first_of_documents(ends_document, state.patches, state.patch_document)
-    pooled = widened(bytes_.pooled)
-    cross = p["encoder"]["cross_attention"]
-    stored_bytes = state.open_bytes
-
-    def one_group(number: Array, carry: Any) -> Any:
-        newest_keys, newest_values, cache = carry
-        begin = number * group
-
-        def part(x: Array) -> Array:
-            return jax.lax.dynamic_slice_in_dim(x, begin, group, 1)
-
-        rows = first_queries(config, part(pooled), p["encoder"]["patch_projection"]["kernel"])
-        # Each patch has k queries; those of the patch that was open see its earlier bytes too.
-        whose = jnp.repeat(begin + jnp.arange(group), config.cross_attention.k)[None, :, None]
-        among_new = whose == bytes_.lies_in[:, None, :]
-
-        def among_stored(places: Array) -> Array:
-            return (whose == 0) & (places[None, None, :] < stored_bytes[:, None, None])
-
-        for each, (which, _) in enumerate(model.readers):
-
-            def find(q: Array, each: int = each) -> Array:
-                found = attend(
-                    q.reshape(q.shape[0], -1, *q.shape[3:]),
-                    config.cross_key_heads,
-                    lambda q: look_in_blocks(
-                        q, state.open_keys[each], state.open_values[each], among_stored, jnp.max(stored_bytes)
-                    ),
-                    lambda q: look(
-                        q, jnp.swapaxes(bytes_.keys[each], 1, 2), jnp.swapaxes(bytes_.values[each], 1, 2), among_new
-                    ),
-                )
-                return found.reshape(q.shape)
-
-            rows = _cross(config, config.encoder, cross[which], "ask", rows, find)
-        rows = rows.reshape(*rows.shape[:2], config.patch_width)
-        x = run_part(functools.partial(latent_inputs, config), p["global_model"], rows)
-        count = jnp.clip(bytes_.ended - begin, 0, group)
-        layers = p["global_model"].get("layers", ())
-        outs, cache = read_layers(
-            config.global_model, config.compute, layers, cache, x, state.patches + begin, count, part(first)
-        )
-        rows = run_part(functools.partial(latent_rows, config), p["decoder"], outs[-1])
-
-        def put(kept: Array, found: Array) -> Array:
-            return jax.lax.dynamic_update_slice_in_dim(kept, found.astype(kept.dtype), 1 + begin, 1)
-
-        for layer in range(model.askers):
-            keys, values = _cross(config, config.decoder, p["decoder"]["cross_attention"][layer], "read", rows)
-            newest_keys = (*newest_keys[:layer], put(newest_keys[layer], keys), *newest_keys[layer + 1 :])
-            newest_values = (*newest_values[:layer], put(newest_values[layer], values), *newest_values[layer + 1 :])
-        return newest_keys, newest_values, cache
-
-    newest_keys, newest_values = (
-        tuple(widened(x[:, None]) for x in kept) for kept in (state.newest_keys, state.newest_values)
+    pieces = by_patch(model, state, taken.pooled, taken.window, taken.starts, count)
+    places = after(taken.newest_keys[0], pieces.places)  # the patch that was open has read its bytes by then
+    stored = [
+        store(*each, places) for each in zip(state.open_keys, state.open_values, taken.keys, taken.values, strict=True)
+    ]
+    row, ended = jnp.arange(len(count)), pieces.ended
+    return dataclasses.replace(
+        state,
+        ids=jnp.take_along_axis(taken.window, count[:, None] + jnp.arange(model.tail), axis=1),
+        document=_documents(model, state, taken.window, position, count)[1],
+        encoder=taken.encoder,
+        open_bytes=pieces.open_bytes,
+        open_pool=pieces.pooled[row, ended],
+        open_keys=tuple(keys for keys, _ in stored),
+        open_values=tuple(values for _, values in stored),
+        open_ends=pieces.has_eos[row, ended],
+        patches=state.patches + ended,
+        patch_document=patch_documents(model, state, pieces)[1],
+        latents=taken.latents,
+        newest_keys=tuple(kept[row, ended] for kept in taken.newest_keys),
+        newest_values=tuple(kept[row, ended] for kept in taken.newest_values),
+        decoder=taken.decoder,
     )
-    groups = (jnp.max(bytes_.ended) + group - 1) // group
-    newest_keys, newest_values, latents = jax.lax.fori_loop(
-        0, groups, one_group, (newest_keys, newest_values, state.latents)
+
+
+def guess(
+    model: Latent, params: Any, state: LatentState, ids: Int[Array, "batch"], position: Int[Array, "batch"],
+    count: Int[Array, "batch"],
+) -> tuple[Float[Array, "batch vocabulary"], LatentState]:  # fmt: skip
+    """Logits after one more byte of each row as they would be if no patch ended, which takes the local models alone.
+
+    The state is one to guess on from. What it holds besides the caches of the local models is that of the state given.
+    """
+    p, window = params["blt"], jnp.concatenate([state.ids, ids[:, None]], axis=1)
+    outs, encoder, first = _encode(model, p, state, window, position, count)
+    newest = tuple(x[:, None] for x in state.newest_keys), tuple(x[:, None] for x in state.newest_values)
+    none = jnp.zeros((len(ids), 1), jnp.int32)
+    x, decoder = _decode(model, p, state, outs[-1], *newest, none, position, count, first)
+    state = dataclasses.replace(
+        state,
+        ids=jnp.take_along_axis(window, count[:, None] + jnp.arange(model.tail), axis=1),
+        document=_documents(model, state, window, position, count)[1],
+        encoder=encoder,
+        decoder=decoder,
     )
-    return newest_keys, newest_values, latents, patch_document
+    return logits(model, params, x)[:, 0], state
+
+
+def _documents(model: Latent, state: LatentState, window: Array, position: Array, count: Array) -> tuple[Array, Array]:
+    ends = ends_document(model, window, count)
+    return first_of_documents(ends & model.config.document_mask, position, state.document)
+
+
+def _encode(
+    model: Latent, p: Any, state: LatentState, window: Array, position: Array, count: Array
+) -> tuple[list[Array], Cache, Array]:
+    """What comes out of each layer of the encoder, its cache, and where the document of each new byte begins."""
+    config = model.config
+    first, _ = _documents(model, state, window, position, count)
+    embed = functools.partial(embed_bytes, config, skip=model.tail)
+    x = run_part(embed, p, jnp.maximum(window, vocabulary.BOE), model.tail - position)
+    layers = p["encoder"]["layers"]
+    outs, cache = read_layers(config.encoder, config.compute, layers, state.encoder, x, position, count, first)
+    return outs, cache, first
+
+
+def _decode(
+    model: Latent, p: Any, state: LatentState, h: Array, newest_keys: Heads, newest_values: Heads, newest: Array,
+    position: Array, count: Array, first: Array,
+) -> tuple[Array, Cache]:  # fmt: skip
+    """The decoder's rows for new bytes, each of which reads the latent with its number in `newest`."""
+    config, params = model.config, p["decoder"]
+
+    def ask(layer: int, h: Array) -> Array:
+        if layer >= model.askers:
+            return h
+        keys, values = (spread_heads(kept[layer], config.cross_heads) for kept in (newest_keys, newest_values))
+
+        def find(q: Array) -> Array:
+            found: Any = attend_to_patches(q, keys, values, newest)
+            return found
+
+        return cross(config, config.decoder, params["cross_attention"][layer], "ask", h, find)
+
+    decoded, cache = read_layers(
+        config.decoder, config.compute, params["layers"], state.decoder, h, position, count, first, ask
+    )
+    return decoded[-1], cache

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from bltjax.config import BLTConfig, EntropyModelConfig, PatcherConfig
 from bltjax.generate import flat
-from bltjax.generate.cache import Cache, Stored, empty_cache, split_layers, whole_blocks
+from bltjax.generate.cache import Cache, Keys, Values, empty_cache, split_layers, whole_blocks
 from bltjax.patching.rules import LOOK_BACK, longest_patches
 
 BEFORE = -1  # stands for ids before the row
@@ -29,6 +29,7 @@ class Latent:
       entropy: None where the rule needs no entropies.
       positions: room for byte ids, special ones included.
       patches: room for patches.
+      ahead: how many of the bytes that were read may be taken back (`read` with a `keep`).
     """
 
     config: BLTConfig
@@ -36,6 +37,7 @@ class Latent:
     entropy: EntropyModelConfig | None
     positions: int
     patches: int
+    ahead: int = 0
 
     @property
     def tail(self) -> int:
@@ -78,8 +80,8 @@ class LatentState:
     encoder: Cache
     open_bytes: Int[Array, "batch"]  # of the patch that has not ended
     open_pool: Float[Array, "batch width"]
-    open_keys: tuple[Stored, ...]  # by cross-attention of the encoder
-    open_values: tuple[Stored, ...]
+    open_keys: tuple[Keys, ...]  # by cross-attention of the encoder
+    open_values: tuple[Values, ...]
     open_ends: Bool[Array, "batch"]  # whether an EOS is among its bytes
     patches: Int[Array, "batch"]  # that have ended
     patch_document: Int[Array, "batch"]  # patch with which the document of the next patch begins
@@ -110,25 +112,25 @@ def empty(model: Latent, batch: int) -> LatentState:
     def rows(count: int, *shape: int) -> tuple[Array, ...]:
         return tuple(jnp.zeros((batch, *shape), dtype) for _ in range(count))
 
-    store_shape = (len(model.readers), key_heads, model.open_places, head_width)
+    readers, places = len(model.readers), model.open_places
     newest_shape = (model.askers, config.cross_attention.k, key_heads, head_width)
     entropy = model.entropy
     return LatentState(
         ids=jnp.full((batch, model.tail), BEFORE, jnp.int32),
         entropies=None if entropy is None else jnp.zeros((batch, LOOK_BACK)),
         since=number(),
-        entropy=None if entropy is None else flat.empty(entropy, batch, model.positions),
+        entropy=None if entropy is None else flat.empty(entropy, batch, model.positions, model.ahead),
         document=number(),
-        encoder=empty_cache(config.encoder, config.compute, batch, model.positions),
+        encoder=empty_cache(config.encoder, config.compute, batch, model.positions, model.ahead),
         open_bytes=number(),
         open_pool=jnp.zeros((batch, config.encoder.width), dtype),
-        open_keys=rows(*store_shape),
-        open_values=rows(*store_shape),
+        open_keys=rows(readers, key_heads, head_width, places),
+        open_values=rows(readers, key_heads, places, head_width),
         open_ends=jnp.zeros(batch, bool),
         patches=number(),
         patch_document=number(),
-        latents=empty_cache(config.global_model, config.compute, batch, model.patches),
+        latents=empty_cache(config.global_model, config.compute, batch, model.patches + model.ahead, model.ahead),
         newest_keys=rows(*newest_shape),
         newest_values=rows(*newest_shape),
-        decoder=empty_cache(config.decoder, config.compute, batch, model.positions),
+        decoder=empty_cache(config.decoder, config.compute, batch, model.positions, model.ahead),
     )

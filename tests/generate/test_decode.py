@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +10,14 @@ import numpy as np
 import pytest
 
 from bltjax.families import abstract_params
-from bltjax.generate import decode, flat
+from bltjax.generate import decode, flat, state
 from bltjax.generate.decode import BY_BYTES, BY_EOS, RUNNING, Limits, Program
 from bltjax.generate.sampling import Sampling, drawing
+from bltjax.generate.speculation import draw_ahead
+from bltjax.generate.state import Latent
+from bltjax.hlo import size_in_bytes
 from tests import dense
-from tests.generate.models import FLAT
+from tests.generate.models import CASES, FLAT, quick_compilation, random_rows, random_weights
 
 PROGRAM = Program(FLAT, 24, 5)
 ANY = np.arange(260) >= 4
@@ -61,6 +65,59 @@ def test_a_row_that_has_ended_stays_as_it_is():
     assert after.known.tolist() == [2, 6] and after.ended.tolist() == [BY_EOS, BY_BYTES]
     np.testing.assert_array_equal(after.state.cache.keys[0][0], cache)
     assert after.nats[0].tolist() == [0] * 24
+
+
+def compiled_loop(positions, ahead=0, batch=2):
+    """The loop that draws, for rows with room for so many bytes, and what its session holds."""
+    case = CASES["released, global"]
+    program = Program(Latent(case.config, case.patcher, case.entropy, positions, positions, ahead), positions, 8)
+    zeros = functools.partial(jax.tree.map, lambda leaf: jnp.zeros(leaf.shape, leaf.dtype))
+    params = jax.eval_shape(
+        lambda: state.prepare(zeros(abstract_params(case.config)), zeros(abstract_params(case.entropy)))
+    )
+    session = jax.eval_shape(
+        lambda: decode.begin_rows(program, jnp.zeros((batch, positions), int), jnp.ones(batch, int))
+    )
+    drawn = jax.eval_shape(lambda: drawing(Sampling(), batch, ANY))
+    threshold = jax.ShapeDtypeStruct((), jnp.float32)
+    loop = draw_ahead if ahead else decode.draw_ids
+    lowered = loop.lower(program, params, session, threshold, drawn, jax.eval_shape(lambda: limits(1)))
+    return lowered.compile({"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}), session
+
+
+@pytest.mark.parametrize("ahead", [0, pytest.param(3, marks=pytest.mark.slow)])
+def test_a_step_copies_no_cache_and_makes_nothing_as_large(ahead):
+    """XLA copies what it can't overwrite in place; one such copy a byte costs more than all of the arithmetic."""
+    compiled, session = compiled_loop(4096, ahead)
+    caches = [*session.state.latents.keys, *session.state.open_keys]
+    smallest = min(leaf.size * leaf.dtype.itemsize for leaf in caches)
+    copied = re.findall(r"= (\S+) copy\(", compiled.as_text())
+    assert copied and max(map(size_in_bytes, copied)) < smallest / 2
+    assert compiled.memory_analysis().temp_size_in_bytes < smallest
+
+
+@pytest.mark.parametrize("together", [0.0, pytest.param(0.5, marks=pytest.mark.slow)])
+def test_rows_that_wait_for_each_other_draw_what_they_draw_alone(together):
+    case = CASES["released, global"]
+    weights = random_weights(case, 3, random_rows(3, 8, 44))
+    patcher = dataclasses.replace(weights.patcher, threshold=0.0)
+    model = Latent(case.config, patcher, case.entropy, 44, 44)
+    params = jax.tree.map(jnp.asarray, state.prepare(weights.params, weights.entropy_params))
+    prompts = [np.int32([1]), np.int32([1, 40, 41, 42, 43, 44, 45]), np.int32([1, 50, 36])]
+    found = []
+    threshold, drawn = jnp.float32(weights.patcher.threshold), drawing(Sampling(), 3, ANY)
+    for program in (Program(model, 44, 8, together), Program(model, 44, 8, 1.0)):
+        with quick_compilation():
+            session = decode.read_prompts(program, params, decode.begin(program, prompts), threshold)
+            for steps in (5, 12):
+                session = decode.draw_ids(program, params, session, threshold, drawn, limits(steps))
+                assert session.known.tolist() == session.read.tolist()
+        found.append(session)
+    np.testing.assert_array_equal(found[0].ids, found[1].ids)
+    np.testing.assert_array_equal(found[0].starts, found[1].starts)
+    np.testing.assert_allclose(found[0].nats, found[1].nats, atol=1e-4)
+    patches = np.asarray(found[0].drawn_patches)
+    assert len(set(patches.tolist())) > 1  # rows that end patches alike would never wait
 
 
 def test_a_prompt_must_fit():

@@ -3,14 +3,16 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from bltjax import generate as package
-from bltjax.config import TokenTransformerConfig
+from bltjax.config import MeshConfig, TokenTransformerConfig
 from bltjax.families import abstract_params, build
 from bltjax.generate import Generator, Sampling, Source, Stop
 from bltjax.interop.huggingface_config import Pretrained
+from bltjax.sharding import make_mesh, shard_params
 from tests import dense
 from tests.generate.models import CASES, FLAT, Reversed, parallel, random_rows, random_weights
 from tests.programs import compilations, quick_jit
@@ -79,6 +81,22 @@ def test_nothing_within_the_room_is_compiled_twice():
         generator()(PROMPTS, CAPACITY - 31, stop=Stop(patches=2, strings=[b"another", b"stop"]))
         Generator(source, capacity=CAPACITY)(PROMPTS, 5)
     assert not seen
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_weights_on_a_mesh_of_eight_devices_write_the_same_text(ahead):
+    w, mesh = weights(), make_mesh(MeshConfig(replica=2, data=2, model=2))
+    on_mesh = [shard_params(jax.tree.map(jnp.asarray, params), mesh) for params in (w.params, w.entropy_params)]
+    source = Source(CASE.config, on_mesh[0], w.patcher, CASE.entropy, on_mesh[1])
+    spread = Generator(source, capacity=CAPACITY, ahead=ahead)
+    found = spread(PROMPTS, 20, stop=Stop(eos=False))  # three rows, for four devices that share them
+    for one, other in zip(found, greedy(), strict=True):
+        assert one.text == other.text
+        np.testing.assert_array_equal(one.starts, other.starts)
+        np.testing.assert_allclose(one.nats, other.nats, atol=1e-3)
+    how = (PROMPTS, 20, Sampling(temperature=1.0, seed=7), Stop(eos=False, strings=[b"q"]))
+    assert [each.text for each in spread(*how)] == [each.text for each in generator()(*how)]
 
 
 def test_a_batch_of_one_and_a_stream_are_the_same_text():

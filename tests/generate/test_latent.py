@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bltjax.generate import cache, latent, state
+from bltjax.generate import cache, latent, pieces, state
 from bltjax.generate.state import Latent
 from tests.generate.models import CASES, parallel, random_rows, random_weights
 from tests.programs import quick_jit
@@ -23,7 +23,7 @@ TOLERANCE = 1e-4  # of the largest logit
 def small_blocks():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cache, "BLOCK", BLOCK)
-        patch.setattr(latent, "GROUP", GROUP)
+        patch.setattr(pieces, "GROUP", GROUP)
         yield
 
 
@@ -43,10 +43,10 @@ def incremental(name):
             kept, read, out = carry
             places = read[:, None] + jnp.arange(width)
             new = jnp.take_along_axis(padded, places, axis=1)
-            reading, kept = latent.read(model, prepared, kept, new, read, count, threshold)
-            found = {"logits": latent.logits(model, prepared, reading.x), "starts": reading.starts}
-            if reading.entropies is not None:
-                found["entropies"] = reading.entropies
+            x, decision, kept = latent.read(model, prepared, kept, new, read, count, threshold)
+            found = {"logits": latent.logits(model, prepared, x), "starts": decision.starts}
+            if decision.entropies is not None:
+                found["entropies"] = decision.entropies
             places = jnp.where(jnp.arange(width) < count[:, None], places, BYTES)
             out = {key: out[key].at[rows, places].set(value, mode="drop") for key, value in found.items()}
             return kept, read + count, out
