@@ -85,8 +85,16 @@ def _instruction(line: str) -> Instruction | None:
     return Instruction(found[1], shape, rest[:opening], operands, arguments, rest[closing + 1 :])
 
 
-def _channel(instruction: Instruction) -> str | None:
-    return _attribute(instruction.attributes, "channel_id")
+def _thread(instruction: Instruction) -> tuple[str, ...] | None:
+    """What the pieces have in common that one collective is cut into; None of all other instructions.
+
+    The channel alone does not tell: all collectives of manual partitioning have the same.
+    """
+    channel = _attribute(instruction.attributes, "channel_id")
+    if channel is None:
+        return None
+    chain = re.search(r'chain_id="(\d+)"', instruction.attributes)
+    return instruction.opcode, channel, chain[1] if chain else ""
 
 
 def _starts(made: Mapping[str, Instruction]) -> bool:
@@ -241,11 +249,11 @@ class Program:
         found: dict[tuple[str, tuple[str, ...]], list[float]] = {}
         # On TPUs what starts in one fusion goes on in others and ends in a last one; all of them hold the collective.
         starting = {name for name, made in self.computations.items() if _starts(made)}
-        started = {_channel(one) for name in starting for one in self.computations[name].values()} - {None}
+        started = {_thread(one) for name in starting for one in self.computations[name].values()} - {None}
         for name, runs in self.runs.items():
             for instruction in self.computations[name].values():
                 kind = instruction.opcode.removesuffix("-start")
-                if kind in COLLECTIVES and runs and (name in starting or _channel(instruction) not in started):
+                if kind in COLLECTIVES and runs and (name in starting or _thread(instruction) not in started):
                     axes, devices = self._group(instruction)
                     total = found.setdefault((kind, axes), [0, 0.0])
                     total[0] += runs

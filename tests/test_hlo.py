@@ -190,6 +190,41 @@ def test_a_collective_that_is_started_and_awaited_counts_once():
     assert summed.sent == 32 * 16 * 4 * 3 / 4
 
 
+# As for TPUs: two gathers that are begun in one fusion and ended in another, and a third that is not cut up. All that
+# a shard_map sends has the same channel.
+CHAINED = """
+HloModule step
+
+%begin_1 (p0: bf16[8,16]) -> bf16[32,16] {
+  %p0 = bf16[8,16]{1,0} parameter(0)
+  %start_1 = u32[] custom-call(), custom_call_target="AsyncCollectiveStart"
+  ROOT %ag_1 = bf16[32,16]{1,0} all-gather(%p0), GATHERED, frontend_attributes={chain_id="1"}
+}
+
+%end_1 (q0: bf16[8,16]) -> bf16[32,16] {
+  %q0 = bf16[8,16]{1,0} parameter(0)
+  %done_1 = u32[] custom-call(), custom_call_target="AsyncCollectiveDone"
+  ROOT %ag_2 = bf16[32,16]{1,0} all-gather(%q0), GATHERED, frontend_attributes={chain_id="1"}
+}
+
+ENTRY %main (k: bf16[8,16], g: f32[32,16]) -> bf16[32,16] {
+  %k = bf16[8,16]{1,0} parameter(0)
+  %g = f32[32,16]{1,0} parameter(1)
+  %begun = bf16[32,16]{1,0} fusion(%k), kind=kCustom, calls=%begin_1
+  %ended = bf16[32,16]{1,0} fusion(%k), kind=kCustom, calls=%end_1
+  %plain = bf16[32,16]{1,0} all-gather(%k), GATHERED
+  %rs = f32[8,16]{1,0} reduce-scatter(%g), GATHERED, to_apply=%add
+  ROOT %sum = bf16[32,16]{1,0} add(%ended, %plain)
+}
+""".replace("GATHERED", "channel_id=1, replica_groups={{0,1,2,3}}, dimensions={0}, use_global_device_ids=true")
+
+
+def test_a_collective_that_is_cut_up_hides_no_other_on_its_channel():
+    found = {one.kind: one for one in Program(CHAINED, {"data": 4}).traffic}
+    assert found["all-gather"].count == 2 and found["all-gather"].sent == 2 * 8 * 16 * 2 * 3
+    assert found["reduce-scatter"].count == 1 and found["reduce-scatter"].sent == 32 * 16 * 4 * 3 / 4
+
+
 def test_an_axis_of_one_device_is_no_axis_that_is_crossed():
     sizes = {"replica": 1, "data": 4, "model": 1, "sequence": 1}
     named = "mesh['replica'=1,'data'=4,'model'=1,'sequence'=1] {'data','sequence'}"
