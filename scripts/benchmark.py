@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 PRESET = "blt-bench"
 PATCH_BYTES = 4
@@ -132,14 +133,9 @@ def measure_ours(task: Task) -> dict:
     return {"seconds": timed(one, task.calls, 1), "losses": losses, "compile_seconds": compile_seconds}
 
 
-def measure_peer(task: Task) -> dict:
-    import torch
+def peer_model() -> Any:
+    """The same model in transformers, with random weights."""
     from transformers import BltConfig, BltForCausalLM
-
-    torch.manual_seed(0)
-    if task.kind == "matmul":
-        a = torch.randn(task.bytes, task.bytes).to(getattr(torch, task.dtype))
-        return {"seconds": timed(lambda: a @ a, task.calls, 3)}
 
     def tower(width: int, layers: int, heads: int, **more: object) -> dict:
         hidden = -(-int(8 * width / 3) // 256) * 256
@@ -157,7 +153,18 @@ def measure_peer(task: Task) -> dict:
         global_config=tower(512, 12, 8),
     )  # fmt: skip
     config.use_cache = False
-    model = BltForCausalLM(config)
+    return BltForCausalLM(config)
+
+
+def measure_peer(task: Task) -> dict:
+    import torch
+
+    torch.manual_seed(0)
+    if task.kind == "matmul":
+        a = torch.randn(task.bytes, task.bytes).to(getattr(torch, task.dtype))
+        return {"seconds": timed(lambda: a @ a, task.calls, 3)}
+
+    model = peer_model()
     ids = torch.randint(4, 260, (1, task.bytes + 1))
     lengths = torch.tensor([patch_lengths(task.bytes)])
 
