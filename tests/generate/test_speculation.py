@@ -79,6 +79,7 @@ def test_what_is_drawn_is_the_same_with_every_model_and_rule(name):
     compare(name, 6, 4, Sampling(temperature=0.7, top_p=0.9, seed=2), Stop())
 
 
+@pytest.mark.slow
 def test_every_guess_within_a_patch_holds():
     whole = generator(NAME, 3, patcher=PatcherConfig(rule="strided", size=1000))
     for each in whole(PROMPTS[1:], 16, stop=Stop(eos=False)):
@@ -86,6 +87,7 @@ def test_every_guess_within_a_patch_holds():
         assert each.guesses.patches == each.guesses.latent_rounds == 0
 
 
+@pytest.mark.slow
 def test_a_row_may_be_filled_to_its_last_place():
     prompt = b"x" * (CAPACITY - 11)
     found = [generator(NAME, ahead)([prompt], 10, stop=Stop(eos=False))[0] for ahead in (0, 3)]
