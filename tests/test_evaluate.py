@@ -69,7 +69,7 @@ LONG = WORDS * 2 + b"and \xff\x00 " + WORDS  # several windows of every context 
 SHORT = b"they think"
 
 
-@pytest.fixture(scope="module", params=["byte", "space", "entropy", "token"])
+@pytest.fixture(scope="module", params=["byte", "space", pytest.param("entropy", marks=pytest.mark.slow), "token"])
 def trained(request, tmp_path_factory):
     return random_source(request.param, tmp_path_factory.mktemp("source"))
 

@@ -125,6 +125,7 @@ def test_the_table_has_a_row_for_each_source_and_each_document_that_is_wanted(ru
     assert len(documents) >= 2 and total[0] in ("all", "code", "prose")
 
 
+@pytest.mark.slow
 def test_given_files_and_what_a_corpus_lacks_are_scored_alike(runs, tmp_path, capsys, monkeypatch):
     by_corpus = scored(capsys, monkeypatch, tmp_path, runs / "blt")
     # The same documents as files: their entropies are made, where those of the corpus were stored.
@@ -140,6 +141,7 @@ def test_given_files_and_what_a_corpus_lacks_are_scored_alike(runs, tmp_path, ca
     assert by_copy["sums"] == pytest.approx(by_corpus["sums"], rel=1e-9)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_transformers(runs, tmp_path, capsys, monkeypatch):
     trained = load_source(runs / "blt")
     text = tmp_path / "text.txt"
