@@ -1,9 +1,10 @@
 """Continues a text with a trained model, byte by byte.
 
-    python scripts/generate.py runs/blt "def main(" --entropy-run runs/entropy
+    python scripts/generate.py runs/blt "def main("
     python scripts/generate.py blt-1b-hf "my name is" --temperature 0.8 --top-p 0.95 --max-new-bytes 500
     python scripts/generate.py runs/isoflop/runs/NAME --prompt-file README.md --show-patches
     cat notes.txt | python scripts/generate.py runs/blt --raw > continued.txt
+    python scripts/generate.py runs/blt "def main(" --ahead 8
     python scripts/generate.py runs/blt --interactive
 
 The model is the folder of a run of scripts/train.py or of a study, of any family, or a Hugging Face checkpoint of
@@ -68,9 +69,11 @@ class Arguments:
     view: Path = Path("patches.html")
     """Where --show-patches writes the patch viewer's page."""
     entropy_run: Path | None = None
-    """The run of the entropy model that the patches depend on; a study's is found by itself."""
+    """The run of the entropy model that the patches depend on; a run knows its own."""
     tokenizer: Path | None = None
-    """The tokenizer.json of a token model; a study's is found by itself."""
+    """The tokenizer.json of a token model; a run knows its own."""
+    ahead: int = 0
+    """Bytes that a BLT's local models guess before the whole model reads them at once; the text is the same."""
     compiled: Path | None = None
     """A folder that keeps compiled programs for the next time."""
 
@@ -145,6 +148,10 @@ def report(continuation: Continuation, seconds: float) -> str:
         words += f"; {float(continuation.nats.sum()) / math.log(2) / count:.3f} bits per byte"
     if continuation.starts is not None:
         words += f"; {int(continuation.starts[len(continuation.prompt_ids) :].sum())} patches began"
+    guesses = continuation.guesses
+    if guesses is not None:
+        words += f"; {guesses.accepted:.2f} bytes a round, the global model ran {guesses.latent_rounds} times"
+        words += f" instead of {guesses.patches}"
     return words
 
 
@@ -177,7 +184,8 @@ def main(arguments: Arguments) -> None:
     for prompt in prompts(arguments):
         room = len(source.ids_of(prompt)) + max(arguments.max_new_bytes, 0)
         if generator is None or (arguments.capacity is None and room > generator.capacity):
-            generator = Generator(source, capacity=arguments.capacity or max(1024, 1 << (room - 1).bit_length()))
+            capacity = arguments.capacity or max(1024, 1 << (room - 1).bit_length())
+            generator = Generator(source, capacity=capacity, ahead=arguments.ahead)
         begin = time.perf_counter()
         continuation = write(arguments, generator, prompt)
         if not arguments.raw:

@@ -41,6 +41,14 @@ def test_a_prompt_from_the_command_line_a_file_or_the_standard_input(runs, tmp_p
     assert several.out == given * 2
 
 
+def test_guessing_ahead_writes_the_same_and_says_how_far_it_held(runs, capsysbinary, monkeypatch):
+    model = (runs / "blt", "one two", "--max-new-bytes", 12, "--ignore-eos", "--raw")
+    plain = run(capsysbinary, monkeypatch, *model).out
+    found, error = run(capsysbinary, monkeypatch, *model, "--ahead", 3)
+    assert found == plain
+    assert re.search(rb"; [1-4]\.\d\d bytes a round, the global model ran \d+ times instead of \d+", error)
+
+
 def test_patches_are_shown_and_written(runs, tmp_path, capsysbinary, monkeypatch):
     page = tmp_path / "page.html"
     out = run(
@@ -70,6 +78,7 @@ def test_colours_turn_where_patches_start_and_bytes_are_escaped():
         (("{runs}/../entropy-a", "a", "--show-patches"), "holds a flat model, which has none"),
         (("{runs}/blt", "a", "--show-patches", "--view", "/absent/x.html"), "name a file in a folder that exists"),
         (("{runs}/blt", "a", "--capacity", "4"), "do not fit in capacity=4"),
+        (("{runs}/blt", "a", "--ahead", "-1"), "ahead=-1: must be at least 0"),
         (("{runs}/blt", "--prompt-file", "absent.txt"), "absent.txt"),
     ],
 )
