@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from bltjax import topology
 from bltjax.chips import NOTED, Chip, chip
-from bltjax.config import BLTConfig, MeshConfig, ModelConfig, OptimConfig
+from bltjax.config import MeshConfig, ModelConfig, OptimConfig
 from bltjax.flops import flops_per_byte
 from bltjax.hlo import Program, Traffic, by_axis
 from bltjax.least import least_traffic
@@ -173,6 +173,6 @@ def _on_one_device(tree: Any) -> float:
 
 def model_flops(plan: Plan) -> float:
     """FLOPs of one training step over all devices by the accounting `full`, every place of a row in use."""
-    patch_size = plan.positions / plan.slots if isinstance(plan.model, BLTConfig) and plan.slots else 1.0
+    patch_size = plan.positions / plan.slots if plan.model.reads_patches and plan.slots else 1.0
     per_byte = flops_per_byte(plan.model, patch_size, plan.positions, "full").training
     return per_byte * plan.rows * plan.positions

@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bltjax.batch import Batch
-from bltjax.config import BLTConfig, ModelConfig, RowsConfig, TokenTransformerConfig
+from bltjax.config import ModelConfig, RowsConfig, TokenTransformerConfig
 from bltjax.data.corpus import Documents
 from bltjax.data.pipeline import HeldoutBatches
 from bltjax.data.starts import patch_starts
@@ -65,9 +65,11 @@ def evaluate(
 ) -> Score:
     """The score of a model on batches such as `data.pipeline.heldout_batches` gives.
 
+    MEGABYTE is scored in two passes half a patch apart by `dataclasses.replace(model, inference="strided")`.
+
     Args:
       batches: all of one shape, this process's rows of each.
-      slots: patches of a row, for BLT; None: `batches.slots`.
+      slots: patches of a row, for a model that reads them; None: `batches.slots`.
       mesh: None: that of the params, or of one device where they have none.
 
     Raises:
@@ -107,7 +109,7 @@ def _scored(
     """The sums of each row of each batch, on the host; the devices are at the next batch meanwhile."""
     if mesh is None:
         mesh = mesh_of(params) or make_mesh(devices=jax.devices()[:1])
-    if slots is None and isinstance(model, BLTConfig):
+    if slots is None and model.reads_patches:
         slots = getattr(batches, "slots", None)
     score = compile_score(model, mesh, slots)
     params = shard_params(params, mesh)
@@ -147,7 +149,7 @@ class Reader:
           fingerprint: what stored entropies are known by.
         """
         trained, rows = self.trained, RowsConfig(bytes=context_bytes)
-        if isinstance(trained.config, BLTConfig):
+        if trained.config.reads_patches:
             assert trained.patcher is not None
             if trained.patcher.rule == "entropy" and entropies is None:
                 entropies = self._entropies(documents)

@@ -7,13 +7,17 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from bltjax.baselines.byte_transformer import ByteTransformer
+from bltjax.baselines.megabyte import Megabyte
+from bltjax.baselines.spacebyte import SpaceByte
 from bltjax.baselines.token_transformer import TokenTransformer
 from bltjax.blt import BLT
 from bltjax.config import (
     BLTConfig,
     ByteTransformerConfig,
     EntropyModelConfig,
+    MegabyteConfig,
     ModelConfig,
+    SpaceByteConfig,
     TokenTransformerConfig,
 )
 from bltjax.entropy_model import EntropyModel
@@ -24,6 +28,8 @@ MODULES: dict[type, type[nn.Module]] = {
     EntropyModelConfig: EntropyModel,
     ByteTransformerConfig: ByteTransformer,
     TokenTransformerConfig: TokenTransformer,
+    MegabyteConfig: Megabyte,
+    SpaceByteConfig: SpaceByte,
 }
 
 
@@ -37,7 +43,7 @@ def build(config: ModelConfig) -> nn.Module:
 def initialize(config: ModelConfig, key: jax.Array) -> Any:
     """Fresh float32 parameters, a plain nested dict. Shapes do not depend on the length of a row."""
     ids = jnp.zeros((1, 8), jnp.int32)
-    patches = Patches.from_starts(jnp.ones((1, 9), bool), 8) if isinstance(config, BLTConfig) else None
+    patches = Patches.from_starts(jnp.ones((1, 9), bool), 8) if config.reads_patches else None
     return build(config).init(key, ids, patches)["params"]
 
 

@@ -5,6 +5,7 @@ Two accountings, both per byte of raw text, one multiply-add being two FLOPs:
 - `paper` is BLT paper eq. 13-17 to the letter: five terms, attention halved for causality as (m + 1) / 2 keys with m
   the window or the context, a feed-forward of four widths, an output over 256 values, no patch projections, no
   entropy model, no padding.
+  Of MEGABYTE and SpaceByte it has the towers by the same formulas, MEGABYTE's local one with keys within a patch.
 - `full` counts every matrix product of this package: patch and input projections, hidden widths and key heads as
   configured, the mean number of keys min(window, position), the output over the whole vocabulary, padded positions,
   the entropy model's inference, and the entropy model's training divided over the runs that share it.
@@ -23,7 +24,9 @@ from bltjax.config import (
     BLTConfig,
     EntropyModelConfig,
     LanguageModelConfig,
+    MegabyteConfig,
     ModelConfig,
+    SpaceByteConfig,
     TokenTransformerConfig,
     TransformerConfig,
 )
@@ -92,6 +95,16 @@ def _paper_cross(layers: int, width: int, keys: float, keys_per_query: float) ->
 
 
 def _paper_parts(config: ModelConfig, patch_size: float, context_bytes: int) -> dict[str, float]:
+    if isinstance(config, MegabyteConfig):
+        size, local = config.patch_bytes, dataclasses.replace(config.local_model, window=_reach(config))
+        latent = _paper_transformer(config.global_model, context_bytes / size, 0) / size
+        return _passes(config, {"global": latent, "local": _paper_transformer(local, context_bytes, 256)})
+    if isinstance(config, SpaceByteConfig):
+        return {
+            "encoder": _paper_transformer(config.encoder, context_bytes, 0),
+            "global": _paper_transformer(config.global_model, context_bytes / patch_size, 0) / patch_size,
+            "decoder": _paper_transformer(config.decoder, context_bytes, 256),
+        }
     if not isinstance(config, BLTConfig):
         # The paper writes 256 for the output over bytes.
         outputs = config.vocabulary_size if _is_token(config) else 256
@@ -108,6 +121,15 @@ def _paper_parts(config: ModelConfig, patch_size: float, context_bytes: int) -> 
     }
 
 
+def _reach(config: MegabyteConfig) -> int:
+    """A window m with as many keys in the mean, (m + 1) / 2, as MEGABYTE's bytes have in their patch and before it."""
+    return config.patch_bytes + 2 * config.cross_patch_bytes
+
+
+def _passes(config: MegabyteConfig, parts: dict[str, float]) -> dict[str, float]:
+    return {name: value * (2 if config.inference == "strided" else 1) for name, value in parts.items()}
+
+
 def _is_token(config: ModelConfig) -> bool:
     return isinstance(config, TokenTransformerConfig)
 
@@ -119,11 +141,11 @@ def mean_keys(window: int | None, length: float) -> float:
     return (window * (window + 1) / 2 + (length - window) * window) / length
 
 
-def _full_tower(tower: TransformerConfig, length: float) -> float:
-    """Forward FLOPs of one row of `length` positions."""
+def _full_tower(tower: TransformerConfig, length: float, keys: float | None = None) -> float:
+    """Forward FLOPs of one row of `length` positions, each of which sees so many keys in the mean."""
     key_width = tower.key_heads * tower.head_width
     projections = 2 * tower.width * (2 * tower.width + 2 * key_width)
-    attention = 4 * mean_keys(tower.window, length) * tower.width
+    attention = 4 * (mean_keys(tower.window, length) if keys is None else keys) * tower.width
     feed_forward = 3 * 2 * tower.width * tower.hidden_width
     return tower.layers * length * (projections + attention + feed_forward)
 
@@ -133,6 +155,16 @@ def _full_parts(
 ) -> dict[str, float]:
     raw = context_bytes * byte_fill  # bytes of raw text in a row
     slots = raw / patch_size / patch_fill  # patches or tokens in a row, empty ones included
+    if isinstance(config, MegabyteConfig):
+        return _passes(config, {name: value / raw for name, value in _full_megabyte(config, context_bytes).items()})
+    if isinstance(config, SpaceByteConfig):
+        parts = {
+            "encoder": _full_tower(config.encoder, context_bytes),
+            "global": _full_tower(config.global_model, slots),
+            "decoder": _full_tower(config.decoder, context_bytes),
+            "output": context_bytes * 2 * config.decoder.width * VOCABULARY_SIZE,
+        }
+        return {name: value / raw for name, value in parts.items()}
     if not isinstance(config, BLTConfig):
         length = slots if _is_token(config) else context_bytes
         output = 2 * config.tower.width * config.vocabulary_size * length
@@ -157,6 +189,21 @@ def _full_parts(
     if config.has_input_projection:
         parts["global_projection"] = slots * 2 * config.patch_width * global_width
     return {name: value / raw for name, value in parts.items()}
+
+
+def _full_megabyte(config: MegabyteConfig, context_bytes: int) -> dict[str, float]:
+    """Forward FLOPs of one row, by part."""
+    size, width, local = config.patch_bytes, config.embedding_width, config.local_model
+    patches = -(-context_bytes // size)
+    length = patches * size
+    keys = (size + 1) / 2 + config.cross_patch_bytes * (patches - 1) / patches
+    return {
+        "patch_encoder": length * sum(config.filters) * 2 * width**2,
+        "global": _full_tower(config.global_model, patches),
+        "global_projection": length * 2 * width * local.width,
+        "local": _full_tower(local, length, keys),
+        "output": length * 2 * local.width * VOCABULARY_SIZE,
+    }
 
 
 def cross_layers(config: BLTConfig) -> tuple[int, int]:
@@ -189,7 +236,8 @@ def flops_per_byte(
 
     Args:
       config: the model.
-      patch_size: mean bytes per patch (BLT) or per token (token family) as measured; 1 for models of bytes.
+      patch_size: mean bytes per patch (BLT, SpaceByte) or per token (token family) as measured; 1 for models of bytes,
+        MEGABYTE among them, whose patches are its configuration's.
       context_bytes: byte positions of a row.
       accounting: "paper" or "full"; the arguments below belong to "full" alone.
       byte_fill: bytes of raw text per byte position; the others are padding and document marks. For the token
@@ -207,8 +255,8 @@ def flops_per_byte(
     _check(accounting in ACCOUNTING_VERSIONS, "accounting", accounting, 'choose "paper" or "full".')
     _check(patch_size >= 1, "patch_size", patch_size, "a patch or token holds at least 1 byte on average.")
     _check(context_bytes >= patch_size, "context_bytes", context_bytes, "must hold at least one patch.")
-    is_bytes = not isinstance(config, BLTConfig) and not _is_token(config)
-    _check(not is_bytes or patch_size == 1, "patch_size", patch_size, "is 1 for a model that runs over bytes.")
+    is_bytes = not config.reads_patches and not _is_token(config)
+    _check(not is_bytes or patch_size == 1, "patch_size", patch_size, "is 1 for a model that reads bytes alone.")
     for name, value in (("byte_fill", byte_fill), ("patch_fill", patch_fill)):
         _check(0 < value <= 1, name, value, "is a share: more than 0, at most 1.")
     _check(patcher_training_bytes >= 0, "patcher_training_bytes", patcher_training_bytes, "must not be negative.")
@@ -243,8 +291,31 @@ def parameters(config: ModelConfig) -> dict[str, int]:
 
     The groups of a BLT: byte_embedding, hash_embedding, encoder, encoder_cross (with its patch projection and the
     input projection of the global model), global, decoder_cross (with its patch projection), decoder, output. Of a
-    flat model: embedding, tower, output. An output includes the norm before it.
+    flat model: embedding, tower, output. An output includes the norm before it. Of MEGABYTE: global_embedding,
+    position_embedding, pad_embedding, patch_encoder, global (with its norm), global_projection, local, output (which is
+    the local embedding too). Of SpaceByte: byte_embedding, encoder, global, decoder, output.
     """
+    if isinstance(config, MegabyteConfig):
+        size, width, local_width = config.patch_bytes, config.embedding_width, config.local_model.width
+        return {
+            "global_embedding": VOCABULARY_SIZE * width,
+            "position_embedding": config.context_bytes * width,
+            "pad_embedding": size * width + local_width,
+            "patch_encoder": sum(config.filters) * width**2,
+            "global": _tower_parameters(config.global_model) + config.global_model.width,
+            "global_projection": width * local_width,
+            "local": _tower_parameters(config.local_model),
+            "output": local_width + VOCABULARY_SIZE * local_width,
+        }
+    if isinstance(config, SpaceByteConfig):
+        width = config.encoder.width
+        return {
+            "byte_embedding": VOCABULARY_SIZE * width,
+            "encoder": _tower_parameters(config.encoder),
+            "global": _tower_parameters(config.global_model),
+            "decoder": _tower_parameters(config.decoder),
+            "output": width + width * VOCABULARY_SIZE,
+        }
     if isinstance(config, LanguageModelConfig):
         width = config.tower.width
         return {

@@ -1,14 +1,16 @@
 """What devices can't do without telling each other in a training step, worked out from the model and its mesh.
 
 Beside what a compiled program sends (`bltjax.hlo`) it says how much of that is for nothing. Counted is what each device
-sends on a ring, by the axis that it crosses; norm scales and ids of bytes and documents, all small, are left out.
+sends on a ring, by the axis that it crosses; norm scales and ids of bytes and documents, all small, are left out, and
+along `sequence` what MEGABYTE's filters and SpaceByte's patches need.
 """
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 
 from bltjax import families
-from bltjax.config import BLTConfig, ModelConfig, TransformerConfig
+from bltjax.config import BLTConfig, LanguageModelConfig, MegabyteConfig, ModelConfig, TransformerConfig
 from bltjax.flops import cross_layers
 from bltjax.sharding import parameter_axes, parameter_paths
 
@@ -38,7 +40,7 @@ def least_traffic(
     Args:
       mesh: sizes of the axes replica, data, model and sequence.
       rows: of the global batch, over all micro-batches.
-      positions: bytes (or tokens) of a row; slots: its patches, for a BLT.
+      positions: bytes (or tokens) of a row; slots: its patches, for a model that reads them.
       accumulation: micro-batches of a step.
     """
     width = 2 if model.compute.dtype == "bfloat16" else 4
@@ -96,7 +98,10 @@ def _kernels_and_tables(model: ModelConfig, ways: int) -> tuple[float, list[tupl
 
 def _towers(model: ModelConfig, positions: int, slots: int | None) -> Iterator[tuple[TransformerConfig, int]]:
     """The stacks of self-attention, each with the length of its row."""
-    if not isinstance(model, BLTConfig):
+    if isinstance(model, MegabyteConfig):
+        yield model.global_model, positions // model.patch_bytes
+        yield dataclasses.replace(model.local_model, window=model.cross_patch_bytes + 1), positions
+    elif isinstance(model, LanguageModelConfig):
         yield model.tower, positions
     elif slots is not None:
         yield from ((model.encoder, positions), (model.decoder, positions), (model.global_model, slots))

@@ -2,6 +2,7 @@
 
 A target stands for a number of raw bytes of its document: 1 for a byte, several for a token, 0 for BOS and EOS. What
 the model pays for bytes and what it pays for BOS and EOS are summed apart, so bits per byte are over raw bytes only.
+A delimiter stands for no byte, but tells of the bytes after it: what it costs is paid for bytes.
 """
 
 import math
@@ -12,12 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Integer
 
+from bltjax import vocabulary
+
 
 @chex.dataclass
 class Sums:
     """Sums over scored targets; each field a scalar, or one value per row (`row_sums`)."""
 
-    byte_nats: Float[Array, "*rows"]  # -log probability of the targets that stand for raw bytes
+    byte_nats: Float[Array, "*rows"]  # -log probability of the targets that stand for raw bytes, and of delimiters
     bytes: Int[Array, "*rows"]  # raw bytes they stand for; int32, since float32 counts no further than 2^24
     special_nats: Float[Array, "*rows"]  # -log probability of BOS and EOS targets
     specials: Int[Array, "*rows"]  # how many of those
@@ -77,8 +80,8 @@ def row_sums(
     targets = jnp.asarray(targets, jnp.int32)
     nats = cross_entropy(logits, targets)
     scored = targets >= 0
-    byte = scored & (target_bytes > 0)
-    special = scored & (target_bytes == 0)
+    special = scored & (target_bytes == 0) & (targets != vocabulary.DELIMITER)
+    byte = scored & ~special
     return Sums(
         byte_nats=jnp.sum(nats, axis=1, where=byte),
         bytes=jnp.sum(target_bytes, axis=1, where=byte, dtype=jnp.int32),

@@ -8,8 +8,11 @@ Every preset is a model configuration; patchers, rows and optimisers are chosen 
 - `entropy-100m`: the released entropy model, 14 x 768 (the paper's text says 512, which would be 44M parameters).
 - `token-470m` .. `token-3.9b`: Llama-style models of the two inference classes of BLT paper Table 2;
   `byte-450m` is a flat byte model with the tower of the smaller class.
+- `megabyte-1.3b` and `spacebyte-793m` have the parameters that their papers name, 1.3B + 218M and 793M + 184M; of
+  MEGABYTE's towers the widths and layers are a guess.
 - `<family>-cpu-0` .. `<family>-cpu-4` and `entropy-cpu`: small enough for a study on two cores. Feed-forward widths
-  are 8/3 of the width exactly, since the usual rounding to 256 would more than double the smallest.
+  are 8/3 of the width exactly, since the usual rounding to 256 would more than double the smallest. MEGABYTE's
+  patches have 4 bytes, about as many as those of the others; the paper's, of 8, suit larger models.
 - `blt-bench`: the configuration of the benchmark table. `*-tiny`: for tests.
 """
 
@@ -21,7 +24,9 @@ from bltjax.config import (
     CrossAttentionConfig,
     EntropyModelConfig,
     HashConfig,
+    MegabyteConfig,
     ModelConfig,
+    SpaceByteConfig,
     TokenTransformerConfig,
     TransformerConfig,
     swiglu_width,
@@ -63,7 +68,21 @@ def _small_blt(
     )
 
 
-# (width, layers) of the flat towers, and of BLT (local width, decoder layers, global width, global layers).
+def _small_megabyte(local: tuple[int, int], latent: tuple[int, int], context_bytes: int) -> MegabyteConfig:
+    return MegabyteConfig(_small(*latent), _small(*local), patch_bytes=4, context_bytes=context_bytes)
+
+
+def _small_spacebyte(local: tuple[int, int], latent: tuple[int, int]) -> SpaceByteConfig:
+    width, layers = local
+    return SpaceByteConfig(
+        encoder=_small(width, layers // 2, window=128),
+        global_model=_small(*latent),
+        decoder=_small(width, layers - layers // 2, window=128),
+    )
+
+
+# (width, layers) of the flat towers, and of BLT (local width, decoder layers, global width, global layers), whose
+# widths MEGABYTE and SpaceByte have too.
 _FLAT_LADDER = ((16, 1), (32, 1), (48, 2), (64, 3), (96, 4))
 _BLT_LADDER = ((16, 1, 32, 1), (24, 1, 48, 1), (32, 1, 96, 2), (48, 2, 128, 3), (64, 2, 192, 4))
 
@@ -80,6 +99,10 @@ PRESETS: dict[str, ModelConfig] = {
     "token-3.6b": TokenTransformerConfig(_tower(3072, 32, 24), vocabulary_size=32_000),
     "token-3.9b": TokenTransformerConfig(_tower(3072, 36, 24), vocabulary_size=128_256),
     "byte-450m": ByteTransformerConfig(_tower(1280, 24, 10)),
+    "megabyte-1.3b": MegabyteConfig(_tower(2048, 24, 16), _tower(1024, 17, 16), patch_bytes=8),
+    "spacebyte-793m": SpaceByteConfig(
+        _tower(768, 13, 12, window=768), _tower(1536, 28, 24), _tower(768, 13, 12, window=768)
+    ),
     "blt-bench": BLTConfig(
         encoder=_tower(256, 1, 4, window=512),
         global_model=_tower(512, 12, 8),
@@ -90,6 +113,8 @@ PRESETS: dict[str, ModelConfig] = {
     "blt-tiny": _small_blt(16, 1, 1, 32, 1, buckets=101),
     "byte-tiny": ByteTransformerConfig(_small(16, 1)),
     "token-tiny": TokenTransformerConfig(_small(16, 1), vocabulary_size=300),
+    "megabyte-tiny": _small_megabyte((16, 1), (32, 1), context_bytes=512),
+    "spacebyte-tiny": _small_spacebyte((16, 2), (32, 1)),
     "entropy-tiny": EntropyModelConfig(TransformerConfig(16, 1, 1, hidden=32, window=32, rope_theta=10_000.0)),
 }
 for _index, (_width, _layers) in enumerate(_FLAT_LADDER):
@@ -97,6 +122,9 @@ for _index, (_width, _layers) in enumerate(_FLAT_LADDER):
     PRESETS[f"token-cpu-{_index}"] = TokenTransformerConfig(_small(_width, _layers), vocabulary_size=CPU_TOKENS)
 for _index, (_local, _decoder, _width, _layers) in enumerate(_BLT_LADDER):
     PRESETS[f"blt-cpu-{_index}"] = _small_blt(_local, 1, _decoder, _width, _layers, buckets=4096)
+    _around, _latent = (_local, 1 + _decoder), (_width, _layers)
+    PRESETS[f"megabyte-cpu-{_index}"] = _small_megabyte(_around, _latent, context_bytes=2048)
+    PRESETS[f"spacebyte-cpu-{_index}"] = _small_spacebyte(_around, _latent)
 
 
 def preset(name: str) -> ModelConfig:

@@ -37,14 +37,17 @@ LOGICAL_AXES: Mapping[str, str | tuple[str, ...] | None] = {
     # parameters
     "layers": None,
     "shard": "data",  # the dimension that fully sharded data parallelism splits
+    "rows": None,  # of a table of positions or pads
+    "taps": None,  # bytes that a filter sees
     "buckets": None,  # 6 x 500,002 rows split by no power of two above 4, so the hash tables are split by width
 }
 
-_STACK = r"(?:(?:encoder|global_model|decoder)/)?layers"
+_STACK = r"(?:(?:encoder|global_model|local_model|decoder)/)?layers"
 _CROSS = r"(?:encoder|decoder)/cross_attention"
 
 PARAMETER_RULES: Sequence[tuple[str, tuple[str, ...]]] = (
-    (r"(?:byte_)?embedding/table", ("vocabulary", "shard")),
+    (r"(?:(?:byte|global|local)_)?embedding/table", ("vocabulary", "shard")),
+    (r"(?:position_embedding|global_pad|local_pad)/table", ("rows", "shard")),
     (r"hash_embedding/table", ("buckets", "shard")),
     (rf"(?:{_STACK}/attention|{_CROSS})/(?:query|key|value)/kernel", ("layers", "shard", "heads", "head_width")),
     (rf"(?:{_STACK}/attention|{_CROSS})/out/kernel", ("layers", "heads", "head_width", "shard")),
@@ -53,9 +56,11 @@ PARAMETER_RULES: Sequence[tuple[str, tuple[str, ...]]] = (
     # Scales are a few kilobytes: gathering them would cost more than holding them everywhere.
     (rf"{_STACK}/(?:attention|feed_forward)_norm/scale", ("layers", "width")),
     (rf"{_CROSS}/(?:query|memory)_norm/scale", ("layers", "width")),
-    (r"(?:decoder/)?norm/scale", ("width",)),
+    (r"(?:(?:global_model|local_model|decoder)/)?norm/scale", ("width",)),
     (r"(?:encoder|decoder)/patch_projection/kernel", ("shard", "width")),
     (r"global_model/input_projection/kernel", ("shard", "width")),
+    (r"global_projection/kernel", ("shard", "width")),
+    (r"patch_encoder/convolution_\d/kernel", ("taps", "shard", "width")),
     (r"(?:decoder/)?output/kernel", ("shard", "vocabulary")),
 )
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from bltjax import families
 from bltjax.attention import backend_of, prove
 from bltjax.batch import Batch
-from bltjax.config import BLTConfig, ModelConfig, OptimConfig
+from bltjax.config import ModelConfig, OptimConfig
 from bltjax.loss import Sums, loss_sums, real_bytes, row_sums
 from bltjax.optim import adamw, judge, no_recent
 from bltjax.parallel import summed_over_replicas
@@ -56,9 +56,11 @@ class StepMetrics:
 
 def batch_logits(model: ModelConfig, slots: int | None, params: Any, batch: Batch) -> Any:
     patches = None
-    if isinstance(model, BLTConfig):
+    if model.reads_patches:
         if batch.starts is None or slots is None:
-            raise ValueError(f"slots={slots}: a BLT reads batches with starts, and needs the patch slots of a row.")
+            raise ValueError(
+                f"slots={slots}: a model that reads patches needs batches with starts, and the patch slots of a row."
+            )
         patches = Patches.from_starts(batch.starts, slots)
     return families.build(model).apply({"params": params}, batch.ids, patches)
 
@@ -241,7 +243,7 @@ def compile_step(
     """
     read = ("beta1", "beta2", "epsilon", "weight_decay", "clip_norm", "first_moment", "spike_deviations", "spike_steps")
     optim = OptimConfig(**{name: getattr(optim, name) for name in read})
-    slots = slots if isinstance(model, BLTConfig) else None
+    slots = slots if model.reads_patches else None
     return _compile_step(on_devices(model, mesh), optim, mesh, accumulation, slots)
 
 

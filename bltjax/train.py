@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from bltjax.batch import Batch
 from bltjax.checkpoint import Checkpoints, check_same
 from bltjax.claim import Claim, about_run, data_identity, read_config
-from bltjax.config import BLTConfig, TokenTransformerConfig, TrainConfig
+from bltjax.config import TokenTransformerConfig, TrainConfig
 from bltjax.data.pipeline import train_batches
 from bltjax.data.views import Source
 from bltjax.evaluate import Score, evaluate
@@ -150,7 +150,7 @@ class _Run:
         self.config, self.source, self.folder = config, source, folder
         self.on_step, self.progress, self.checkpoint_seconds = on_step, progress, checkpoint_seconds
         self.mesh = make_mesh(config.mesh, devices)
-        slots = source.slots if isinstance(config.model, BLTConfig) else None
+        slots = source.slots if config.model.reads_patches else None
         # Whatever does not fit is found before anything is written.
         self.train_step: TrainStep = compile_step(config.model, config.optim, self.mesh, config.accumulation, slots)
         self.train_step.check_rows(config.rows.batch)
@@ -264,8 +264,8 @@ class _Run:
 
     def unit_bytes(self) -> float:
         """Bytes per patch or token of the interval, as measured."""
-        name = {BLTConfig: "patches", TokenTransformerConfig: "positions"}.get(type(self.config.model))
-        sums = self.tally.sums
+        model, sums = self.config.model, self.tally.sums
+        name = "patches" if model.reads_patches else "positions" if isinstance(model, TokenTransformerConfig) else None
         return 1.0 if name is None else sums.get("bytes", 0) / max(1, sums.get(name, 0))
 
     def late(self) -> bool:

@@ -25,7 +25,7 @@ os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
 
 from bltjax.ahead import Plan, Report, compile_ahead
-from bltjax.config import BLTConfig, MeshConfig
+from bltjax.config import MeshConfig
 from bltjax.hlo import by_axis
 from bltjax.presets import preset
 
@@ -78,7 +78,7 @@ def plan_of(arguments: Arguments) -> Plan:
         mesh=mesh,
         rows=arguments.rows or parts * arguments.accumulation,
         positions=arguments.positions,
-        slots=slots if isinstance(model, BLTConfig) else None,
+        slots=slots if model.reads_patches else None,
         accumulation=arguments.accumulation,
         slices=arguments.slices,
     )

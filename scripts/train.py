@@ -30,7 +30,6 @@ import tyro
 
 from bltjax import vocabulary
 from bltjax.config import (
-    BLTConfig,
     EntropyModelConfig,
     MeshConfig,
     PatcherConfig,
@@ -39,6 +38,7 @@ from bltjax.config import (
     TrainConfig,
     config_hash,
     from_dict,
+    usual_patcher,
 )
 from bltjax.data.corpus import Corpus, Split
 from bltjax.data.mixture import Mixture
@@ -115,7 +115,7 @@ def base(arguments: list[str]) -> TrainConfig:
         raise ValueError("give one of --preset (a name in bltjax.presets) and --config (a JSON file).")
     if chosen.preset is not None:
         model = preset(chosen.preset)
-        return TrainConfig(model, steps=1000, patcher=PatcherConfig() if isinstance(model, BLTConfig) else None)
+        return TrainConfig(model, steps=1000, patcher=usual_patcher(model))
     try:
         values = json.loads(Path(chosen.config).read_bytes())
     except ValueError as error:
@@ -208,7 +208,7 @@ class Inputs:
         rows = self.run.rows
         if not self.weights:
             return self._source("train", rows)
-        if rows.slots is None and isinstance(self.run.model, BLTConfig | TokenTransformerConfig):
+        if rows.slots is None and (self.run.model.reads_patches or isinstance(self.run.model, TokenTransformerConfig)):
             rows = self._source("train", rows).config  # one number for all sources
         mixed = [self._source("train", rows, name) for name in self.weights]
         return Mixture(mixed, list(self.weights.values()))
@@ -229,7 +229,7 @@ class Inputs:
 
     def _source(self, split: Split, rows: RowsConfig, source: str | None = None) -> StreamSource:
         documents, model = self.corpus.documents(split, source), self.run.model
-        if isinstance(model, BLTConfig):
+        if model.reads_patches:
             assert self.run.patcher is not None
             return BLTSource(documents, self._starts(self.run.patcher, split, source), rows)
         if isinstance(model, TokenTransformerConfig):

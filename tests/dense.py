@@ -67,11 +67,12 @@ def heads_of(x, kernel):
     return np.einsum("blw,whd->blhd", x, kernel)
 
 
-def layer(p, config: TransformerConfig, x, documents):
+def layer(p, config: TransformerConfig, x, documents, visible=None):
+    """With what is visible [batch, queries, keys] where that is not what the documents and the window make so."""
     normed = rms_norm(x, p["attention_norm"]["scale"], config.norm_epsilon)
     q, k, v = (heads_of(normed, p["attention"][name]["kernel"]) for name in ("query", "key", "value"))
     q, k = rotate(q, config.rope_theta), rotate(k, config.rope_theta)
-    mixed = attend(q, k, v, causal_mask(documents, config.window))
+    mixed = attend(q, k, v, causal_mask(documents, config.window) if visible is None else visible)
     x = x + np.einsum("blhd,hdw->blw", mixed, p["attention"]["out"]["kernel"])
     normed = rms_norm(x, p["feed_forward_norm"]["scale"], config.norm_epsilon)
     gate, up = normed @ p["feed_forward"]["gate"]["kernel"], normed @ p["feed_forward"]["up"]["kernel"]

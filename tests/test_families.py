@@ -13,6 +13,8 @@ from bltjax.config import (
     CrossAttentionConfig,
     EntropyModelConfig,
     HashConfig,
+    MegabyteConfig,
+    SpaceByteConfig,
     TokenTransformerConfig,
     TransformerConfig,
 )
@@ -34,6 +36,14 @@ FAMILIES = {
     "entropy": EntropyModelConfig(LOCAL),
     "byte": ByteTransformerConfig(LOCAL),
     "token": TokenTransformerConfig(LOCAL, vocabulary_size=300),
+    "megabyte": MegabyteConfig(
+        TransformerConfig(width=20, layers=3, heads=2, hidden=28),
+        dataclasses.replace(LOCAL, window=None),
+        patch_bytes=4,
+        context_bytes=30,
+        patch_encoder="convolution",
+    ),
+    "spacebyte": SpaceByteConfig(LOCAL, TransformerConfig(20, 3, 2, hidden=28), dataclasses.replace(LOCAL, layers=5)),
 }
 
 
@@ -111,6 +121,35 @@ def test_the_tree_of_a_flat_family(family):
     assert shapes(FAMILIES[family]) == tree
 
 
+def test_the_tree_of_megabyte():
+    assert shapes(FAMILIES["megabyte"]) == {
+        "global_embedding/table": (260, 5),
+        "position_embedding/table": (30, 5),
+        "global_pad/table": (4, 5),
+        "patch_encoder/convolution_3/kernel": (3, 5, 5),
+        "patch_encoder/convolution_5/kernel": (5, 5, 5),
+        "patch_encoder/convolution_7/kernel": (7, 5, 5),
+        **layers("global_model", 3, 20, 2, 2, 10, 28),
+        "global_model/norm/scale": (20,),
+        "global_projection/kernel": (5, 8),
+        "local_embedding/table": (260, 8),  # the output too
+        "local_pad/table": (1, 8),
+        **layers("local_model", 2, 8, 4, 2, 2, 12),
+        "local_model/norm/scale": (8,),
+    }
+
+
+def test_the_tree_of_spacebyte():
+    assert shapes(FAMILIES["spacebyte"]) == {
+        "byte_embedding/table": (260, 8),
+        **layers("encoder", 2, 8, 4, 2, 2, 12),
+        **layers("global_model", 3, 20, 2, 2, 10, 28),
+        **layers("decoder", 5, 8, 4, 2, 2, 12),
+        "decoder/norm/scale": (8,),
+        "decoder/output/kernel": (8, 260),
+    }
+
+
 def test_released_models_have_their_published_parameters_without_allocating_any():
     def count(name):
         return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_params(preset(name))))
@@ -124,7 +163,7 @@ def test_released_models_have_their_published_parameters_without_allocating_any(
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_is_called_alike(family, dtype):
     config, ids = FAMILIES[family], jax.ShapeDtypeStruct((2, 9), dtype)
-    patches = jax.eval_shape(lambda: Patches.from_starts(jnp.ones((2, 10), bool), 9)) if family == "blt" else None
+    patches = jax.eval_shape(lambda: Patches.from_starts(jnp.ones((2, 10), bool), 9)) if config.reads_patches else None
     logits = jax.eval_shape(build(config).apply, {"params": abstract_params(config)}, ids, patches)
     rows = 300 if family == "token" else 260
     assert (logits.shape, logits.dtype) == ((2, 9, rows), jnp.float32)

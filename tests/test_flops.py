@@ -14,6 +14,8 @@ from bltjax.config import (
     EntropyModelConfig,
     HashConfig,
     LanguageModelConfig,
+    MegabyteConfig,
+    SpaceByteConfig,
     TokenTransformerConfig,
     TransformerConfig,
 )
@@ -59,6 +61,53 @@ def test_blt_presets_cost_what_the_papers_equations_give(name, gflops, shares):
 def test_the_entropy_model_costs_a_tenth_to_a_fifth_of_a_gigaflop(width, heads, expected):
     model = EntropyModelConfig(TransformerConfig(width, 14, heads, window=512))
     assert flops_per_byte(model, 1, 8192).forward == pytest.approx(expected, rel=0.01)
+
+
+def test_megabyte_and_spacebyte_cost_what_the_papers_equations_give():
+    """Per byte: 24 layers width^2, 2 layers width (keys + 1), and 2 width 256 for the output, by tower."""
+    latent = (24 * 24 * 2048**2 + 2 * 24 * 2048 * 1025) / 8
+    local = 24 * 17 * 1024**2 + 2 * 17 * 1024 * 9 + 2 * 1024 * 256
+    cost = flops_per_byte(preset("megabyte-1.3b"), 1, 8192)
+    assert cost.parts == {"global": pytest.approx(latent), "local": pytest.approx(local)}
+    assert cost.forward == pytest.approx(7.432e8, rel=1e-3)
+    latent = (24 * 28 * 1536**2 + 2 * 28 * 1536 * (8192 / 6 + 1)) / 6
+    local = 24 * 26 * 768**2 + 2 * 26 * 768 * 769 + 2 * 768 * 256
+    cost = flops_per_byte(preset("spacebyte-793m"), 6, 8192)
+    assert cost.parts["global"] == pytest.approx(latent)
+    assert cost.parts["encoder"] + cost.parts["decoder"] == pytest.approx(local)
+    assert cost.forward == pytest.approx(6.830e8, rel=1e-3)
+
+
+MEGABYTE = MegabyteConfig(
+    TransformerConfig(24, 2, 2, hidden=20), TransformerConfig(8, 3, 2, hidden=12), patch_bytes=4, context_bytes=64
+)
+
+
+def test_full_counts_every_matrix_product_of_megabyte():
+    """14 bytes are 4 patches, the last one completed."""
+    extended = dataclasses.replace(MEGABYTE, patch_encoder="convolution", cross_patch_bytes=2)
+    global_layer = 2 * 24 * 4 * 24 + 2 * 2 * 2.5 * 24 + 3 * 2 * 24 * 20
+    expected = {
+        "patch_encoder": 0,
+        "global": 2 * 4 * global_layer,
+        "global_projection": 16 * 2 * 6 * 8,
+        "local": 3 * 16 * (2 * 8 * 32 + 2 * 2 * 2.5 * 8 + 3 * 2 * 8 * 12),
+        "output": 16 * 2 * 8 * 260,
+    }
+    parts = flops_per_byte(MEGABYTE, 1, 14, "full").parts
+    assert {name: value * 14 for name, value in parts.items()} == pytest.approx(expected)
+    parts = flops_per_byte(extended, 1, 14, "full").parts
+    convolution = 16 * (3 + 5 + 7) * 2 * 6 * 6
+    more = 3 * 2 * 2 * 8 * 2 * 12  # two keys more for the twelve bytes that have a patch before theirs
+    expected |= {"patch_encoder": convolution, "local": expected["local"] + more}
+    assert {name: value * 14 for name, value in parts.items()} == pytest.approx(expected)
+
+
+def test_strided_inference_costs_two_passes():
+    twice = dataclasses.replace(MEGABYTE, inference="strided")
+    for accounting in ("paper", "full"):
+        costs = [flops_per_byte(config, 1, 16, accounting).forward for config in (MEGABYTE, twice)]
+        assert costs[1] == 2 * costs[0]
 
 
 SMALL = BLTConfig(
@@ -148,6 +197,7 @@ BYTES = ByteTransformerConfig(TransformerConfig(8, 1, 1))
         (SMALL, {"patch_size": 0.5}, "patch_size"),
         (SMALL, {"context_bytes": 3}, "context_bytes"),
         (BYTES, {"patch_size": 4}, "patch_size"),
+        (MEGABYTE, {"patch_size": 4}, "patch_size"),
         (SMALL, {"byte_fill": 0.0, "accounting": "full"}, "byte_fill"),
         (SMALL, {"patch_fill": 1.1, "accounting": "full"}, "patch_fill"),
         (SMALL, {"patch_fill": 0.9}, "fill"),
@@ -185,6 +235,26 @@ COUNTED = {
         4,
         32,
     ),
+    "megabyte": (
+        MegabyteConfig(
+            TransformerConfig(512, 2, 4),
+            TransformerConfig(128, 2, 2),
+            patch_bytes=4,
+            context_bytes=128,
+            patch_encoder="convolution",
+            cross_patch_bytes=2,
+            compute=UNROLLED,
+        ),
+        1,
+        None,
+    ),
+    "spacebyte": (
+        SpaceByteConfig(
+            TransformerConfig(128, 1, 2), TransformerConfig(192, 2, 3), TransformerConfig(128, 2, 2), compute=UNROLLED
+        ),
+        4,
+        32,
+    ),
     "blt, grouped queries, other cross-attention": (
         BLTConfig(
             encoder=TransformerConfig(128, 2, 4, kv_heads=2),
@@ -215,9 +285,16 @@ def forward_of(model, slots):
 
 def full_with_hidden_products(model, patch_size, slots):
     """The full accounting of a row, with the products that the mask hides, which it leaves out."""
-    towers = [model.encoder, model.decoder] if slots else [model.tower]
-    positions = [(tower, COUNTED_ROW) for tower in towers] + ([(model.global_model, slots)] if slots else [])
-    hidden = sum(t.layers * n * 4 * (n - mean_keys(t.window, n)) * t.width for t, n in positions)
+    hidden = 0.0
+    if isinstance(model, MegabyteConfig):
+        size, cross, local = model.patch_bytes, model.cross_patch_bytes, model.local_model
+        positions = [(model.global_model, COUNTED_ROW // size)]
+        later, before_the_row = COUNTED_ROW * (size - 1) / 2, cross * size
+        hidden = local.layers * 4 * (later + before_the_row) * local.width
+    else:
+        towers = [model.encoder, model.decoder] if slots else [model.tower]
+        positions = [(tower, COUNTED_ROW) for tower in towers] + ([(model.global_model, slots)] if slots else [])
+    hidden += sum(t.layers * n * 4 * (n - mean_keys(t.window, n)) * t.width for t, n in positions)
     return flops_per_byte(model, patch_size, COUNTED_ROW, "full").forward * COUNTED_ROW + hidden
 
 
@@ -237,17 +314,21 @@ def matrix_products(jaxpr, times=1):
     return total
 
 
+NEWER = ("megabyte", "spacebyte")
+
+
 @pytest.mark.parametrize("name", COUNTED)
 def test_the_full_accounting_is_every_product_that_the_models_compute(name):
     model, patch_size, slots = COUNTED[name]
     forward, shapes = forward_of(model, slots)
     # Cross-attention multiplies and sums without matrix products: each byte with k rows, twice, in each layer.
-    pairs = sum(cross_layers(model)) * COUNTED_ROW * model.cross_attention.k if slots else 0
-    expected = full_with_hidden_products(model, patch_size, slots) - (4 * pairs * model.encoder.width if slots else 0)
+    is_blt = isinstance(model, BLTConfig)
+    pairs = sum(cross_layers(model)) * COUNTED_ROW * model.cross_attention.k if is_blt else 0
+    expected = full_with_hidden_products(model, patch_size, slots) - (4 * pairs * model.encoder.width if is_blt else 0)
     assert matrix_products(jax.make_jaxpr(forward)(*shapes).jaxpr) == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("name", ["byte", "blt"])
+@pytest.mark.parametrize("name", ["byte", "blt", *(pytest.param(n, marks=pytest.mark.slow) for n in NEWER)])
 def test_the_full_accounting_is_what_the_compiler_counts(name):
     """XLA counts a little more, for it counts norms, softmax, rotary and SiLU too: up to 2 % at these widths."""
     model, patch_size, slots = COUNTED[name]

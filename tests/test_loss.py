@@ -49,6 +49,14 @@ def test_sums_agree_with_float64(example, compiled):
     np.testing.assert_allclose(whole.byte_nats, (nats * byte).sum(), rtol=1e-6)
 
 
+def test_what_a_delimiter_costs_is_paid_for_bytes():
+    logits = jnp.asarray(np.random.default_rng(1).normal(0, 2, (1, 4, 260)), jnp.float32)
+    targets, target_bytes = np.array([[70, 3, 2, 3]]), np.array([[1, 0, 0, 0]])
+    nats, sums = float64_nats(logits, targets)[0], loss_sums(logits, targets, target_bytes)
+    assert (sums.bytes, sums.specials) == (1, 1)
+    np.testing.assert_allclose([sums.byte_nats, sums.special_nats], [nats[[0, 1, 3]].sum(), nats[2]], rtol=1e-6)
+
+
 def test_bits_per_byte_count_raw_bytes_only(example):
     """BOS and EOS change neither the nats nor the bytes of the documents, however badly they are predicted."""
     logits, targets, target_bytes = example

@@ -15,7 +15,9 @@ from bltjax.config import (
     BLTConfig,
     CrossAttentionConfig,
     HashConfig,
+    MegabyteConfig,
     MeshConfig,
+    SpaceByteConfig,
     TokenTransformerConfig,
     TransformerConfig,
 )
@@ -40,6 +42,17 @@ MODELS = {
     ),
     "token": TokenTransformerConfig(dataclasses.replace(LOCAL, heads=8, window=None), vocabulary_size=300),
 }
+BASELINES = {
+    "megabyte": MegabyteConfig(
+        BLT.global_model,
+        dataclasses.replace(LOCAL, window=None),
+        patch_bytes=4,
+        context_bytes=BYTES,
+        patch_encoder="convolution",
+        cross_patch_bytes=2,
+    ),
+    "spacebyte": SpaceByteConfig(LOCAL, BLT.global_model, BLT.decoder),
+}
 ONE_AXIS = [{axis: size} for axis in ("replica", "data", "model", "sequence") for size in (2, 4)]
 MESHES = [*ONE_AXIS, {"data": 8}, {"sequence": 8}, {"data": 2, "model": 2, "sequence": 2}, {"replica": 2, "data": 4}]
 QUICK = [{"data": 8}, {"data": 2, "model": 2, "sequence": 2}, {"replica": 2, "sequence": 4}]
@@ -48,13 +61,13 @@ QUICK = [{"data": 8}, {"data": 2, "model": 2, "sequence": 2}, {"replica": 2, "se
 @functools.cache
 def inputs(name):
     """Params of std 0.3 or so, ids with documents that end, patches, and a cotangent for the logits."""
-    config, random = MODELS[name], np.random.default_rng(3)
+    config, random = {**MODELS, **BASELINES}[name], np.random.default_rng(3)
     shapes = abstract_params(config)
     params = jax.tree.map(lambda leaf: np.float32(random.normal(scale=0.3, size=leaf.shape)), shapes)
     ids = random.integers(4, 260, (ROWS, BYTES)).astype(np.int32)
     ids[random.random(ids.shape) < 0.05] = vocabulary.EOS
     patches = None
-    if isinstance(config, BLTConfig):
+    if config.reads_patches:
         starts = random.random((ROWS, BYTES + 1)) < 0.35
         starts[:, :2] = True
         starts &= np.cumsum(starts, axis=1) <= SLOTS
@@ -74,7 +87,7 @@ def logits_and_gradients(config, params, ids, patches, cotangent):
 
 @functools.cache
 def alone(name):
-    return quick_jit(functools.partial(logits_and_gradients, MODELS[name]))(*inputs(name))
+    return quick_jit(functools.partial(logits_and_gradients, {**MODELS, **BASELINES}[name]))(*inputs(name))
 
 
 def mesh_of(sizes, kind):
@@ -86,7 +99,7 @@ def check_equal(name, sizes, kind):
     params, *rest = inputs(name)
     mesh = mesh_of(sizes, kind)
     with jax.set_mesh(mesh):
-        program = quick_jit(functools.partial(logits_and_gradients, MODELS[name]))
+        program = quick_jit(functools.partial(logits_and_gradients, {**MODELS, **BASELINES}[name]))
         logits, gradients = program(shard_params(params, mesh), *rest)
     wanted, wanted_gradients = alone(name)
     np.testing.assert_allclose(logits, wanted, atol=1e-5 * np.abs(wanted).max())
@@ -105,6 +118,27 @@ def test_a_mesh_changes_neither_logits_nor_gradients(sizes, kind):
 def test_what_goes_in_two_phases_is_the_same(monkeypatch):
     monkeypatch.setattr(parallel, "IN_TWO_PHASES", 8)  # as rows of 2 and columns of 4
     check_equal("blt", {"data": 8}, AxisType.Auto)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("sizes", "kind"),
+    [(QUICK[1], AxisType.Explicit), (QUICK[1], AxisType.Auto), ({"replica": 2, "sequence": 4}, AxisType.Auto)],
+)
+@pytest.mark.parametrize("name", BASELINES)
+def test_no_mesh_changes_a_baseline(name, sizes, kind):
+    check_equal(name, sizes, kind)
+
+
+def test_a_device_with_parts_of_patches_is_refused():
+    config = dataclasses.replace(BASELINES["megabyte"], patch_bytes=16, context_bytes=BYTES)
+    params = abstract_params(config)
+    _, *rest = inputs("megabyte")
+    with (
+        jax.set_mesh(mesh_of({"sequence": 8}, AxisType.Auto)),
+        pytest.raises(ValueError, match="no whole patches of 16"),
+    ):
+        jax.eval_shape(functools.partial(logits_and_gradients, config), params, *rest)
 
 
 @pytest.mark.slow

@@ -36,11 +36,11 @@ def test_table_10_counts_its_towers(name, encoder, latent, decoder):
     assert counts["decoder"] == pytest.approx(decoder, rel=0.075)
 
 
-@pytest.mark.parametrize("family", ["blt", "byte", "token"])
+@pytest.mark.parametrize("family", ["blt", "byte", "token", "megabyte", "spacebyte"])
 def test_each_step_of_the_cpu_ladder_costs_more(family):
     rungs = [preset(f"{family}-cpu-{index}") for index in range(5)]
     assert all(family_of(rung) == family for rung in rungs)
-    patch_size = 1.0 if family == "byte" else 4.0
+    patch_size = 1.0 if family in ("byte", "megabyte") else 4.0
     costs = [flops_per_byte(rung, patch_size, 512).forward for rung in rungs]
     sizes = [non_embedding_parameters(rung) for rung in rungs]
     assert all(b > 1.2 * a for a, b in itertools.pairwise(costs))
@@ -65,15 +65,39 @@ GROUPS = {  # the beginnings of parameter paths
     "norm": "output",
     "output": "output",
 }
+OF_MEGABYTE = {
+    "global_embedding": "global_embedding",
+    "position_embedding": "position_embedding",
+    "global_pad": "pad_embedding",
+    "local_pad": "pad_embedding",
+    "patch_encoder": "patch_encoder",
+    "global_model": "global",
+    "global_projection": "global_projection",
+    "local_embedding": "output",
+    "local_model/layers": "local",
+    "local_model/norm": "output",
+}
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_groups_are_counted_as_the_models_have_them(name):
     config = preset(name)
+    groups = OF_MEGABYTE if family_of(config) == "megabyte" else GROUPS
     found = dict.fromkeys(parameters(config), 0)
     for path, leaf in parameter_paths(families.abstract_params(config)):
-        found[next(group for start, group in GROUPS.items() if path.startswith(f"{start}/"))] += math.prod(leaf.shape)
+        found[next(group for start, group in groups.items() if path.startswith(f"{start}/"))] += math.prod(leaf.shape)
     assert found == parameters(config)
+
+
+def test_megabyte_and_spacebyte_have_the_sizes_of_their_papers():
+    """1.3B + 218M, and 793M + 184M, as their papers count them: 12 layers width^2."""
+    large, local = preset("megabyte-1.3b").global_model, preset("megabyte-1.3b").local_model
+    assert 12 * large.layers * large.width**2 == pytest.approx(1.3e9, rel=0.08)
+    assert 12 * local.layers * local.width**2 == pytest.approx(218e6, rel=0.03)
+    model = preset("spacebyte-793m")
+    assert 12 * model.global_model.layers * model.global_model.width**2 == pytest.approx(793e6, rel=0.001)
+    local_layers = model.encoder.layers + model.decoder.layers
+    assert 12 * local_layers * model.encoder.width**2 == pytest.approx(184e6, rel=0.001)
 
 
 def test_a_name_begins_with_its_family():

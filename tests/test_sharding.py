@@ -10,7 +10,15 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 from bltjax import families
-from bltjax.config import BLTConfig, CrossAttentionConfig, HashConfig, MeshConfig, TransformerConfig
+from bltjax.config import (
+    BLTConfig,
+    CrossAttentionConfig,
+    HashConfig,
+    MegabyteConfig,
+    MeshConfig,
+    SpaceByteConfig,
+    TransformerConfig,
+)
 from bltjax.presets import PRESETS
 from bltjax.sharding import (
     LOGICAL_AXES,
@@ -30,11 +38,13 @@ TOWER = TransformerConfig(width=16, layers=2, heads=2, hidden=24)
 FULL_BLT = BLTConfig(  # every parameter that a BLT can have
     TOWER, TransformerConfig(24, 2, 2, hidden=16), TOWER, CrossAttentionConfig(k=2), HashConfig(buckets=7)
 )
+FULL_MEGABYTE = MegabyteConfig(TOWER, TOWER, patch_encoder="convolution")
+FULL = (FULL_BLT, FULL_MEGABYTE, SpaceByteConfig(TOWER, TOWER, TOWER))
 
 
 def test_every_parameter_of_every_preset_matches_one_rule_of_its_rank():
     used = set()
-    for model in (*PRESETS.values(), FULL_BLT):
+    for model in (*PRESETS.values(), *FULL):
         for path, leaf in parameter_paths(families.abstract_params(model)):
             assert len(parameter_axes(path)) == len(leaf.shape), path
             used |= {pattern for pattern, _ in PARAMETER_RULES if re.fullmatch(pattern, path)}
@@ -43,8 +53,9 @@ def test_every_parameter_of_every_preset_matches_one_rule_of_its_rank():
 
 def test_all_but_the_scales_are_split_over_data():
     """Otherwise a pod would hold whole copies of something large."""
-    for path, _ in parameter_paths(families.abstract_params(FULL_BLT)):
-        assert ("shard" in parameter_axes(path)) == (not path.endswith("norm/scale")), path
+    for model in FULL:
+        for path, _ in parameter_paths(families.abstract_params(model)):
+            assert ("shard" in parameter_axes(path)) == (not path.endswith("norm/scale")), path
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,13 @@ from bltjax.config.model import (
     EntropyModelConfig,
     HashConfig,
     LanguageModelConfig,
+    MegabyteConfig,
     ModelConfig,
+    SpaceByteConfig,
     TokenTransformerConfig,
     family_of,
 )
-from bltjax.config.run import MeshConfig, OptimConfig, PatcherConfig, RowsConfig, TrainConfig
+from bltjax.config.run import MeshConfig, OptimConfig, PatcherConfig, RowsConfig, TrainConfig, usual_patcher
 from bltjax.config.tower import ComputeConfig, TransformerConfig, swiglu_width
 from bltjax.config.values import config_hash, from_dict, to_dict
 
@@ -31,11 +33,13 @@ __all__ = [
     "EntropyModelConfig",
     "HashConfig",
     "LanguageModelConfig",
+    "MegabyteConfig",
     "MeshConfig",
     "ModelConfig",
     "OptimConfig",
     "PatcherConfig",
     "RowsConfig",
+    "SpaceByteConfig",
     "TokenTransformerConfig",
     "TrainConfig",
     "TransformerConfig",
@@ -44,4 +48,5 @@ __all__ = [
     "from_dict",
     "swiglu_width",
     "to_dict",
+    "usual_patcher",
 ]

@@ -61,6 +61,7 @@ class BLTConfig:
     hash: HashConfig = HashConfig()
     document_mask: bool = True  # attention stops at EOS; False: as in the Hugging Face port
     compute: ComputeConfig = ComputeConfig()
+    reads_patches: ClassVar[bool] = True  # whether the family is called with Patches, which a PatcherConfig cuts
 
     def __post_init__(self) -> None:
         width, heads, key_heads = self.encoder.width, self.cross_heads, self.cross_key_heads
@@ -97,6 +98,7 @@ class LanguageModelConfig:
     document_mask: bool = True
     compute: ComputeConfig = ComputeConfig()
     bytes_only: ClassVar[bool] = False  # whether the family reads nothing but bytes
+    reads_patches: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         size, wrong = self.vocabulary_size, self.bytes_only and self.vocabulary_size != VOCABULARY_SIZE
@@ -124,10 +126,68 @@ class TokenTransformerConfig(LanguageModelConfig):
     """Baseline: a flat Transformer over the tokens of a byte-level BPE; vocabulary_size counts the 4 special ids."""
 
 
-ModelConfig = BLTConfig | EntropyModelConfig | ByteTransformerConfig | TokenTransformerConfig
+@dataclasses.dataclass(frozen=True)
+class MegabyteConfig:
+    """Baseline: MEGABYTE (Yu et al. 2023), a global model over patches of equal length and a local one within each."""
+
+    global_model: TransformerConfig  # over patches; as wide as the embeddings of a patch's bytes side by side
+    local_model: TransformerConfig  # over the bytes of each patch
+    patch_bytes: int = 8
+    context_bytes: int = 8192  # rows of the global model's table of positions: no row may be longer
+    patch_encoder: Literal["embedding", "convolution"] = "embedding"  # convolution: causal, over 3, 5 and 7 bytes
+    cross_patch_bytes: int = 0  # last bytes of the patch before that a patch's bytes attend to as well
+    document_mask: bool = True  # nothing is read of what an EOS ended; False: as in the paper
+    # strided: two passes half a patch apart, of which the first half of each patch counts; for scoring alone.
+    inference: Literal["basic", "strided"] = "basic"
+    compute: ComputeConfig = ComputeConfig()
+    reads_patches: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        at_least(self, patch_bytes=1, context_bytes=1, cross_patch_bytes=0)
+        check_choices(self)
+        size, width, window = self.patch_bytes, self.global_model.width, self.local_model.window
+        require(width % size == 0, "patch_bytes", size, f"must divide the width of the global model, {width}.")
+        cross = self.cross_patch_bytes
+        require(cross <= size, "cross_patch_bytes", cross, f"must not exceed patch_bytes, {size}.")
+        require(window is None, "local_model.window", window, "must be None: a patch is seen whole.")
+        strided = self.inference == "strided"
+        require(not strided or size % 2 == 0, "patch_bytes", size, "must be even for strided inference.")
+
+    @property
+    def filters(self) -> tuple[int, ...]:
+        """Bytes that the filters of a convolutional patch encoder see, one after the other."""
+        return (3, 5, 7) if self.patch_encoder == "convolution" else ()
+
+    @property
+    def embedding_width(self) -> int:
+        """Features of one byte of a patch as the global model reads it."""
+        return self.global_model.width // self.patch_bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class SpaceByteConfig:
+    """Baseline: SpaceByte (Slagle 2024), global layers for the last byte of each patch amid local ones for all."""
+
+    encoder: TransformerConfig  # the local layers before the global ones
+    global_model: TransformerConfig  # at least as wide as the local ones
+    decoder: TransformerConfig  # the local layers after them, as wide as those before
+    document_mask: bool = True  # attention stops at EOS
+    compute: ComputeConfig = ComputeConfig()
+    reads_patches: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        width, wide = self.encoder.width, self.global_model.width
+        require(self.decoder.width == width, "decoder.width", self.decoder.width, f"must equal encoder's, {width}.")
+        require(wide >= width, "global_model.width", wide, f"must be at least the local width, {width}.")
+
+
+ModelConfig = (
+    BLTConfig | EntropyModelConfig | ByteTransformerConfig | TokenTransformerConfig | MegabyteConfig | SpaceByteConfig
+)
 
 FAMILIES: dict[str, type] = {
-    "blt": BLTConfig, "entropy": EntropyModelConfig, "byte": ByteTransformerConfig, "token": TokenTransformerConfig
+    "blt": BLTConfig, "entropy": EntropyModelConfig, "byte": ByteTransformerConfig, "token": TokenTransformerConfig,
+    "megabyte": MegabyteConfig, "spacebyte": SpaceByteConfig,
 }  # fmt: skip
 
 

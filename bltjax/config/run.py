@@ -5,7 +5,7 @@ import math
 from typing import Literal
 
 from bltjax.config.checks import at_least, check_choices, require
-from bltjax.config.model import BLTConfig, ModelConfig
+from bltjax.config.model import MegabyteConfig, ModelConfig, SpaceByteConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +28,13 @@ class PatcherConfig:
             require(nats is None or math.isfinite(nats), f"patcher.{name}", nats, "must be a finite number of nats.")
         at_least(self, "patcher.", size=1, max_patch_length=1)
         require(self.mean_patch_bytes > 1, "patcher.mean_patch_bytes", self.mean_patch_bytes, "must exceed 1 byte.")
+
+
+def usual_patcher(model: ModelConfig) -> PatcherConfig | None:
+    """How text is cut for a model unless another rule is named: as its paper does; None where it reads no patches."""
+    if not model.reads_patches:
+        return None
+    return PatcherConfig(rule="space") if isinstance(model, SpaceByteConfig) else PatcherConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +101,7 @@ class TrainConfig:
 
     model: ModelConfig
     steps: int
-    patcher: PatcherConfig | None = None  # for BLT
+    patcher: PatcherConfig | None = None  # for models that read patches
     rows: RowsConfig = RowsConfig()
     optim: OptimConfig = OptimConfig()
     mesh: MeshConfig = MeshConfig()
@@ -110,5 +117,7 @@ class TrainConfig:
         batch, pieces, warmup = self.rows.batch, self.accumulation, self.optim.warmup_steps
         require(batch % pieces == 0, "accumulation", pieces, f"must divide rows.batch, {batch}.")
         require(warmup <= self.steps, "optim.warmup_steps", warmup, f"must not exceed steps, {self.steps}.")
-        is_blt = isinstance(self.model, BLTConfig)
-        require(is_blt == (self.patcher is not None), "patcher", self.patcher, "a BLT needs one, others take none.")
+        reads, advice = self.model.reads_patches, "a model that reads patches needs one, others take none."
+        require(reads == (self.patcher is not None), "patcher", self.patcher, advice)
+        strided = isinstance(self.model, MegabyteConfig) and self.model.inference == "strided"
+        require(not strided, "model.inference", "strided", 'is for scoring; train with "basic".')

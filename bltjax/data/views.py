@@ -124,7 +124,8 @@ class StreamSource(Source):
         """Length and slots of evaluation rows that hold every one of these windows whole."""
 
 
-def _padded(values: Shaped[np.ndarray, "inputs"], length: int, filler: int, dtype: Any) -> Shaped[np.ndarray, "row"]:
+def padded(values: Shaped[np.ndarray, "inputs"], length: int, filler: int, dtype: Any) -> Shaped[np.ndarray, "row"]:
+    """The values of a row, completed to its length."""
     if len(values) == length:  # as most rows are
         return values.astype(dtype)
     out = np.full(length, filler, dtype)
@@ -148,9 +149,9 @@ class ByteSource(StreamSource):
         targets = ids[1:].copy()
         targets[: after - begin] = -1
         return {
-            "ids": _padded(ids[:-1], length, vocabulary.BOE, self.dtype),
-            "targets": _padded(targets, length, -1, self.dtype),
-            "target_bytes": _padded(targets >= vocabulary.OFFSET, length, 0, np.uint16),
+            "ids": padded(ids[:-1], length, vocabulary.BOE, self.dtype),
+            "targets": padded(targets, length, -1, self.dtype),
+            "target_bytes": padded(targets >= vocabulary.OFFSET, length, 0, np.uint16),
         }
 
     def document_positions(self, document: int) -> tuple[int, Int64[np.ndarray, "boundaries"]]:
@@ -205,7 +206,7 @@ class BLTSource(ByteSource):
         return blt_rows(self.stream_starts, self.config.bytes, self.slots)
 
     def build(self, begin: int, end: int, after: int, length: int) -> Row:
-        starts = _padded(self.stream_starts[begin : end + 1], length + 1, 0, bool)
+        starts = padded(self.stream_starts[begin : end + 1], length + 1, 0, bool)
         starts[:2] = True
         return {**super().build(begin, end, after, length), "starts": starts}
 
@@ -255,9 +256,9 @@ class TokenSource(StreamSource):
         targets[: after - begin] = -1
         counts[: after - begin] = 0
         return {
-            "ids": _padded(ids[:-1], length, vocabulary.BOE, self.dtype),
-            "targets": _padded(targets, length, -1, self.dtype),
-            "target_bytes": _padded(counts, length, 0, np.uint16),
+            "ids": padded(ids[:-1], length, vocabulary.BOE, self.dtype),
+            "targets": padded(targets, length, -1, self.dtype),
+            "target_bytes": padded(counts, length, 0, np.uint16),
         }
 
     def document_positions(self, document: int) -> tuple[int, Int64[np.ndarray, "boundaries"]]:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float32, Int32
 
-from bltjax.config import BLTConfig, PatcherConfig
+from bltjax.config import BLTConfig, LanguageModelConfig, PatcherConfig
 from bltjax.generate import decode, flat, state
 from bltjax.generate.decode import BY_BYTES, BY_EOS, BY_PATCHES, RUNNING, Limits, Program, Session
 from bltjax.generate.sampling import GREEDY, Sampling, drawing
@@ -132,6 +132,7 @@ class Generator:
             model = Latent(source.config, patcher, entropy, capacity, self.patch_capacity, ahead)
             params = state.prepare(source.params, source.entropy_params if entropy is not None else None)
         else:
+            assert isinstance(source.config, LanguageModelConfig)  # a Source refuses all others
             model, params = source.config, flat.prepare(source.params)
         # On the device once, and not again with every call.
         self._params = jax.tree.map(jnp.asarray, params)

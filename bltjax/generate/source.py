@@ -10,7 +10,15 @@ import numpy as np
 from jaxtyping import Bool, Int, Int32
 
 from bltjax import vocabulary
-from bltjax.config import BLTConfig, EntropyModelConfig, LanguageModelConfig, ModelConfig, PatcherConfig
+from bltjax.config import (
+    BLTConfig,
+    EntropyModelConfig,
+    LanguageModelConfig,
+    MegabyteConfig,
+    ModelConfig,
+    PatcherConfig,
+    SpaceByteConfig,
+)
 from bltjax.interop.huggingface_config import Pretrained
 from bltjax.patching.rules import PREFIX_CONSISTENT, entropy_threshold
 
@@ -51,6 +59,8 @@ class Source:
     tokenizer: Tokenizer | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.config, MegabyteConfig | SpaceByteConfig):
+            raise ValueError(f"config={self.config!r}: this family is trained and scored, but has no step form yet.")
         is_blt = isinstance(self.config, BLTConfig)
         is_token = isinstance(self.config, LanguageModelConfig) and not self.config.bytes_only
         if is_blt != (self.patcher is not None):
@@ -103,7 +113,7 @@ class Source:
 
     @property
     def vocabulary_size(self) -> int:
-        return vocabulary.SIZE if isinstance(self.config, BLTConfig) else self.config.vocabulary_size
+        return self.config.vocabulary_size if isinstance(self.config, LanguageModelConfig) else vocabulary.SIZE
 
     def ids_of(self, prompt: Prompt) -> Int32[np.ndarray, "ids"]:
         """The ids of a prompt: BOS and its text; ids are taken as they are.

@@ -13,7 +13,6 @@ import numpy as np
 
 from bltjax import vocabulary
 from bltjax.config import (
-    BLTConfig,
     ModelConfig,
     PatcherConfig,
     RowsConfig,
@@ -24,6 +23,7 @@ from bltjax.config import (
 )
 from bltjax.data import sources
 from bltjax.data.corpus import Corpus, Split
+from bltjax.data.delimited import DelimitedSource
 from bltjax.data.pipeline import HeldoutBatches, heldout_batches
 from bltjax.data.sources import Sources
 from bltjax.data.starts import patch_starts
@@ -146,30 +146,34 @@ class Inputs:
         run.finish(manifest, {"fingerprint": fingerprint, "device_seconds": done.device_seconds})
         return fingerprint
 
-    def patcher(self, patch_size: float) -> PatcherConfig:
-        """The entropy patcher whose patches have so many bytes on average over the training split."""
-        return self._once(("patcher", patch_size), lambda: self._calibrated(patch_size))
+    def patcher(self, wanted: PatcherConfig) -> PatcherConfig:
+        """A patcher as asked for; one by entropy with the threshold that gives the mean patch of the training split."""
+        if wanted.rule != "entropy":
+            return wanted
+        return self._once(("patcher", wanted), lambda: self._calibrated(wanted))
 
-    def _calibrated(self, patch_size: float) -> PatcherConfig:
+    def _calibrated(self, wanted: PatcherConfig) -> PatcherConfig:
         entropies = read_entropies(self.corpus, "train", self.entropy_fingerprint)
         boundaries = ByteStream(self.corpus.documents("train")).document_starts
-        found = calibrate(PatcherConfig(mean_patch_bytes=patch_size), boundaries, entropies)
+        found = calibrate(wanted, boundaries, entropies)
         self._say(f"threshold {found.threshold:.4f} nats: {found.mean_patch_bytes:.3f} bytes per patch")
         return found.config
 
-    def _starts(self, patch_size: float, split: Split) -> np.ndarray:
-        config = self.patcher(patch_size)
-        documents, known_by = self.corpus.documents(split), self.entropy_fingerprint
+    def _starts(self, wanted: PatcherConfig, split: Split) -> np.ndarray:
+        config, documents = self.patcher(wanted), self.corpus.documents(split)
+        if config.rule != "entropy":
+            return patch_starts(documents, config)
+        known_by = self.entropy_fingerprint
         starts = patch_starts(documents, config, read_entropies(self.corpus, split, known_by), known_by)
         if split == "train":
             check_starts(config, starts, ByteStream(documents).document_starts, self.study.row_bytes)
         return starts
 
-    def source(self, model: ModelConfig, patch_size: float | None, split: Split) -> StreamSource:
-        """A split as rows that a model reads; patch_size is for BLT."""
-        if isinstance(model, BLTConfig):
-            assert patch_size is not None
-            return self._once(("patches", patch_size, split), lambda: self._blt_source(patch_size, split))
+    def source(self, model: ModelConfig, wanted: PatcherConfig | None, split: Split) -> StreamSource:
+        """A split as rows that a model reads, cut as asked for where it reads patches."""
+        if wanted is not None:
+            make = self._delimited_source if wanted.rule == "bpe" else self._patched_source
+            return self._once(("patches", wanted, split), lambda: make(wanted, split))
         if isinstance(model, TokenTransformerConfig):
             tokens = model.vocabulary_size - vocabulary.OFFSET
             return self._once(("tokens", tokens, split), lambda: self._token_source(tokens, split))
@@ -179,37 +183,42 @@ class Inputs:
     def _rows(self) -> RowsConfig:
         return RowsConfig(bytes=self.study.row_bytes, batch=self.study.batch)
 
-    def _blt_source(self, patch_size: float, split: Split) -> StreamSource:
-        return BLTSource(self.corpus.documents(split), self._starts(patch_size, split), self._rows)
+    def _patched_source(self, wanted: PatcherConfig, split: Split) -> StreamSource:
+        return BLTSource(self.corpus.documents(split), self._starts(wanted, split), self._rows)
+
+    def _delimited_source(self, wanted: PatcherConfig, split: Split) -> StreamSource:
+        return DelimitedSource(self.corpus.documents(split), self.tokenizer(self.study.delimiter_tokens), self._rows)
 
     def _token_source(self, tokens: int, split: Split) -> StreamSource:
         return TokenSource(self.corpus.documents(split), self.tokenizer(tokens), self._rows)
 
-    def heldout(self, model: ModelConfig, patch_size: float | None) -> HeldoutBatches:
+    def heldout(self, model: ModelConfig, wanted: PatcherConfig | None) -> HeldoutBatches:
         """The held-out windows that a model is scored on: the same bytes for every family."""
-        source = self.source(model, patch_size, "heldout")
+        source = self.source(model, wanted, "heldout")
         return self._once(("windows", source), lambda: self._windows(source))
 
     def _windows(self, source: StreamSource) -> HeldoutBatches:
         study = self.study
         return heldout_batches(source, study.row_bytes, study.stride, study.batch, study.heldout_bytes)
 
-    def heldout_unit_bytes(self, model: ModelConfig, patch_size: float | None) -> float:
+    def heldout_unit_bytes(self, model: ModelConfig, wanted: PatcherConfig | None) -> float:
         """Raw bytes per patch or token over all held-out documents; 1 for bytes."""
-        source = self.source(model, patch_size, "heldout")
+        source = self.source(model, wanted, "heldout")
         if isinstance(source, BLTSource):
             return source.documents.total_bytes / int(source.stream_starts.sum())
-        if isinstance(source, TokenSource):
+        if isinstance(source, TokenSource | DelimitedSource):
             return source.documents.total_bytes / len(source.tokens.ids)
         return 1.0
 
-    def identity(self, model: ModelConfig, patch_size: float | None) -> dict[str, Any]:
+    def identity(self, model: ModelConfig, wanted: PatcherConfig | None) -> dict[str, Any]:
         """What went into a run of a model besides its configuration: part of what the run is known by."""
         study = self.study
         scoring = {"row_bytes": study.row_bytes, "stride_bytes": study.stride, "bytes": study.heldout_bytes}
         out: dict[str, Any] = {"corpus": self.corpus.fingerprint, "scoring": scoring}
-        if isinstance(model, BLTConfig):
+        if wanted is not None and wanted.rule == "entropy":
             out["entropies"] = self.entropy_fingerprint
+        if wanted is not None and wanted.rule == "bpe":
+            out["tokenizer"] = self.tokenizer(study.delimiter_tokens).fingerprint
         if isinstance(model, TokenTransformerConfig):
             out["tokenizer"] = self.tokenizer(model.vocabulary_size - vocabulary.OFFSET).fingerprint
         return out

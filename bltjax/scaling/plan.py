@@ -12,28 +12,26 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bltjax.config import (
-    BLTConfig,
     EntropyModelConfig,
-    LanguageModelConfig,
     ModelConfig,
     OptimConfig,
     PatcherConfig,
     RowsConfig,
     TokenTransformerConfig,
     TrainConfig,
+    TransformerConfig,
     config_hash,
     family_of,
 )
 from bltjax.data.views import Source
 from bltjax.flops import Accounting, Breakdown, flops_per_byte
 from bltjax.presets import preset
+from bltjax.scaling.series import Family, named, patch_size, rule_of
 from bltjax.scaling.store import digest
-
-Family = Literal["blt", "byte", "token"]
 
 RATE_WIDTH = 64  # the width for which Study.peak_rate is meant
 FEWEST_STEPS, MOST_EPOCHS, LEAST_FILL = 10, 4, 0.9  # beyond these a plan warns
-_NOMINAL_TOKEN_BYTES = 4.0  # before a tokenizer is trained; only to refuse budgets that are far too small
+_NOMINAL_BYTES = 4.0  # of a token or a patch, before it is measured; only to refuse budgets that are far too small
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +43,7 @@ class Study:
     corpus: tuple[str, ...] = ()
     """Files, folders or globs of text, .jsonl or .parquet; none: the standard library of the running Python."""
     families: tuple[Family, ...] = ("blt", "byte", "token")
-    """Families to compare."""
+    """Families to compare; blt is blt-entropy."""
     sizes: tuple[str, ...] = ("cpu-0", "cpu-1", "cpu-2")
     """Sizes of each family: the presets <family>-<size>."""
     preset: tuple[str, ...] = ()
@@ -56,6 +54,10 @@ class Study:
     """Of the initial parameters and of the order of rows."""
     patch_sizes: tuple[float, ...] = (4.5,)
     """Mean bytes per patch that thresholds are calibrated to, on the training split."""
+    patch_lengths: tuple[int, ...] = (4,)
+    """Bytes of a patch of blt-strided."""
+    delimiter_tokens: int = 2048
+    """Tokens of the BPE whose tokens are the patches of blt-bpe."""
     accounting: Accounting = "paper"
     """How budgets are counted; every table has both."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -84,7 +86,7 @@ class Study:
     """Whether the last checkpoint of each run stays."""
 
     def __post_init__(self) -> None:
-        for name in ("families", "sizes", "preset", "budgets", "seeds", "patch_sizes"):
+        for name in ("families", "sizes", "preset", "budgets", "seeds", "patch_sizes", "patch_lengths"):
             values = getattr(self, name)
             if name != "preset" and not values:
                 raise ValueError(f"{name}=(): give at least one.")
@@ -107,12 +109,16 @@ class Study:
             raise ValueError(f"stride_bytes={self.stride_bytes}: must lie in 1 .. row_bytes, {self.row_bytes}.")
         for size in self.patch_sizes:
             PatcherConfig(mean_patch_bytes=size)
+        for length in self.patch_lengths:
+            PatcherConfig(rule="strided", size=length)
+        if self.delimiter_tokens <= 256:
+            raise ValueError(f"delimiter_tokens={self.delimiter_tokens}: 256 bytes and at least one token are needed.")
         if not isinstance(preset(self.entropy_model), EntropyModelConfig):
             raise ValueError(f"entropy_model={self.entropy_model!r}: name the preset of an entropy model.")
         for name, model in self.models().items():
             if isinstance(model, EntropyModelConfig):
                 raise ValueError(
-                    f"preset={name!r}: an entropy model only sets patches; name a BLT, byte or token model."
+                    f"preset={name!r}: an entropy model only sets patches; name a model of another family."
                 )
         self._check_budgets()
 
@@ -124,7 +130,7 @@ class Study:
     def models(self) -> dict[str, ModelConfig]:
         """The models of the study by name, computed as it asks for."""
         names = self.preset or tuple(f"{family}-{size}" for family in self.families for size in self.sizes)
-        return {name: self._computed(preset(name)) for name in names}
+        return {name: self._computed(named(name)[1]) for name in names}
 
     def patcher_model(self) -> EntropyModelConfig:
         """The model whose entropies set the patches."""
@@ -136,14 +142,21 @@ class Study:
         compute = dataclasses.replace(model.compute, dtype=self.dtype, remat=self.remat)
         return dataclasses.replace(model, compute=compute)
 
-    def patch_sizes_of(self, model: ModelConfig) -> tuple[float | None, ...]:
-        return self.patch_sizes if isinstance(model, BLTConfig) else (None,)
+    def patchers_of(self, name: str) -> tuple[PatcherConfig | None, ...]:
+        """How text is cut for the models of a name, thresholds left open; (None,) for one that reads no patches."""
+        rule = rule_of(name)
+        if rule is not None and rule.rule == "entropy":
+            return tuple(dataclasses.replace(rule, mean_patch_bytes=size) for size in self.patch_sizes)
+        if rule is not None and rule.rule == "strided":
+            return tuple(dataclasses.replace(rule, size=length) for length in self.patch_lengths)
+        return (rule,)
 
     @property
     def patched_runs(self) -> int:
         """Runs that share the entropy model."""
-        models = sum(isinstance(model, BLTConfig) for model in self.models().values())
-        return models * len(self.patch_sizes) * len(self.budgets) * len(self.seeds)
+        patchers = [patcher for name in self.models() for patcher in self.patchers_of(name)]
+        by_entropy = sum(patcher is not None and patcher.rule == "entropy" for patcher in patchers)
+        return by_entropy * len(self.budgets) * len(self.seeds)
 
     def shared_patcher(self) -> dict[str, float]:
         """How the training of the entropy model is charged to runs in the full accounting."""
@@ -152,8 +165,9 @@ class Study:
     def _check_budgets(self) -> None:
         """Refuses a budget that is clearly below one step, before anything is computed."""
         for name, model in self.models().items():
-            for size in self.patch_sizes_of(model):
-                unit = size or (_NOMINAL_TOKEN_BYTES if isinstance(model, TokenTransformerConfig) else 1.0)
+            for wanted in self.patchers_of(name):
+                is_bytes = wanted is None and not isinstance(model, TokenTransformerConfig)
+                unit = 1.0 if is_bytes else patch_size(wanted) or _NOMINAL_BYTES
                 cost = flops_per_byte(model, unit, self.row_bytes).training * self.row_bytes * self.batch
                 steps_within(min(self.budgets), name, cost)
 
@@ -179,6 +193,7 @@ class RowFacts:
     """What training rows hold, measured on the training split."""
 
     corpus_bytes: int  # raw bytes of the split
+    positions: int  # of the byte stream that a row has room for; with the delimiters of a row, where there are any
     mean_row_bytes: float  # raw bytes per row
     unit_bytes: float  # raw bytes per patch or token; 1 for bytes
     byte_fill: float  # raw bytes per byte position
@@ -188,12 +203,15 @@ class RowFacts:
     def of(cls, source: Source, model: ModelConfig) -> "RowFacts":
         """Measures the rows of a source for a model that reads it."""
         rows, total = len(source.rows), source.documents.total_bytes
-        is_bytes = not isinstance(model, BLTConfig | TokenTransformerConfig)
+        is_token = isinstance(model, TokenTransformerConfig)
+        is_bytes = not (model.reads_patches or is_token)
+        positions = source.config.bytes if is_token else source.length
         return cls(
             corpus_bytes=total,
+            positions=positions,
             mean_row_bytes=source.mean_row_bytes,
             unit_bytes=1.0 if is_bytes else total / int(source.rows.used.sum()),
-            byte_fill=total / (rows * source.config.bytes),
+            byte_fill=total / (rows * positions),
             slot_fill=source.rows.fill()[1],
         )
 
@@ -203,9 +221,9 @@ class RunPlan:
     """One run of a study, before it begins."""
 
     name: str  # of the preset
-    series: str  # what it is compared as: its family, with the patch size where a study has several
+    series: str  # what it is compared as: its family in the study, with the patch size where there are several
     budget: float  # training FLOPs
-    patch_size: float | None  # bytes per patch that the threshold was calibrated to
+    wanted: PatcherConfig | None  # how text is cut, before a threshold was calibrated
     seed: int
     accounting: Accounting
     train: TrainConfig
@@ -216,6 +234,16 @@ class RunPlan:
     @property
     def family(self) -> str:
         return family_of(self.train.model)
+
+    @property
+    def patch_size(self) -> float | None:
+        """Bytes per patch that were asked for."""
+        return patch_size(self.wanted)
+
+    @property
+    def by_entropy(self) -> bool:
+        """Whether it shares the entropy model."""
+        return self.wanted is not None and self.wanted.rule == "entropy"
 
     @property
     def bytes(self) -> float:
@@ -239,13 +267,13 @@ class RunPlan:
             out.append(f"{self.epochs:.1f} epochs: repeated data teach less")
         if self.facts.slot_fill < LEAST_FILL:
             out.append(f"{1 - self.facts.slot_fill:.0%} of the {_units(self.train.model)} slots are empty")
-        if isinstance(self.train.model, BLTConfig) and self.facts.byte_fill < LEAST_FILL:
+        if self.train.model.reads_patches and self.facts.byte_fill < LEAST_FILL:
             out.append(f"{1 - self.facts.byte_fill:.0%} of the byte positions are empty")
         return out
 
 
 def _units(model: ModelConfig) -> str:
-    return "patch" if isinstance(model, BLTConfig) else "token" if isinstance(model, TokenTransformerConfig) else "byte"
+    return "patch" if model.reads_patches else "token" if isinstance(model, TokenTransformerConfig) else "byte"
 
 
 def learning_rate_rule(study: Study, model: ModelConfig) -> float:
@@ -253,9 +281,8 @@ def learning_rate_rule(study: Study, model: ModelConfig) -> float:
 
     For a BLT those are the local models. The default gives 4e-4 at a width of 1,280, the paper's rate for its 8B.
     """
-    is_flat = isinstance(model, LanguageModelConfig)
-    width = model.tower.width if is_flat else min(model.encoder.width, model.global_model.width)
-    return study.peak_rate * RATE_WIDTH / width
+    widths = [tower.width for tower in vars(model).values() if isinstance(tower, TransformerConfig)]
+    return study.peak_rate * RATE_WIDTH / min(widths)
 
 
 def optim_of(rate: float, steps: int) -> OptimConfig:
@@ -272,7 +299,7 @@ def plan_run(
     budget: float,
     seed: int,
     patcher: PatcherConfig | None = None,
-    patch_size: float | None = None,
+    wanted: PatcherConfig | None = None,
     inputs: dict[str, Any] | None = None,
 ) -> RunPlan:
     """The run of one model at one budget.
@@ -280,14 +307,15 @@ def plan_run(
     Args:
       rows: of the source, its slots measured.
       facts: of the same source.
-      patcher: calibrated, for BLT.
-      patch_size: that it was calibrated to.
+      patcher: calibrated, for models that read patches.
+      wanted: what was asked for: the same before it was calibrated.
       inputs: fingerprints that belong to the run's identity.
 
     Raises:
       ValueError: for a budget of less than one step.
     """
-    entropy_model = study.patcher_model() if patcher is not None else None
+    by_entropy = patcher is not None and patcher.rule == "entropy"
+    entropy_model = study.patcher_model() if by_entropy else None
     extras: dict[str, dict[str, Any]] = {
         "paper": {},
         "full": {"byte_fill": facts.byte_fill, "patch_fill": facts.slot_fill, "patcher": entropy_model},
@@ -297,7 +325,8 @@ def plan_run(
         more = dict(extras[accounting])
         if accounting == "full" and entropy_model is not None and run_bytes is not None:
             more |= {**study.shared_patcher(), "run_bytes": run_bytes}
-        return flops_per_byte(model, facts.unit_bytes, study.row_bytes, accounting, **more)
+        positions = facts.positions if accounting == "full" else study.row_bytes
+        return flops_per_byte(model, facts.unit_bytes, positions, accounting, **more)
 
     # Of the entropy model's training a run pays the same share however long it is.
     row_bytes = rows.batch * facts.mean_row_bytes
@@ -314,13 +343,14 @@ def plan_run(
         log_every=max(1, steps // 50),
         checkpoint_every=1000,
     )
-    several = patch_size is not None and len(study.patch_sizes) > 1
+    family, size = named(name)[0], patch_size(wanted)
+    several = size is not None and len(study.patchers_of(name)) > 1
     accountings: tuple[Accounting, ...] = ("paper", "full")
     return RunPlan(
         name=name,
-        series=f"{family_of(model)}-{patch_size:g}" if several else family_of(model),
+        series=f"{family}-{size:g}" if several else family,
         budget=budget,
-        patch_size=patch_size,
+        wanted=wanted,
         seed=seed,
         accounting=study.accounting,
         train=train,

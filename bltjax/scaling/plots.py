@@ -24,7 +24,18 @@ from bltjax.scaling.store import replace_file
 
 Row = Mapping[str, Any]
 
-FAMILY_NAMES = {"blt": "BLT, entropy patches", "byte": "flat bytes", "token": "BPE tokens"}
+FAMILY_NAMES = {
+    "blt": "BLT, entropy patches",
+    "byte": "flat bytes",
+    "token": "BPE tokens",
+    "megabyte": "MEGABYTE",
+    "spacebyte": "SpaceByte",
+    "blt-entropy": "BLT, entropy patches",
+    "blt-monotonic": "BLT, entropy patches (monotonic)",
+    "blt-strided": "BLT, patches of one length",
+    "blt-space": "BLT, patches after spaces",
+    "blt-bpe": "BLT, BPE patches",
+}
 _FAMILY_STYLE: dict[Any, Any] = {"blt": ("#D55E00", "o"), "byte": ("#0072B2", "s"), "token": ("#009E73", "^")}
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -44,8 +55,10 @@ _STYLE: dict[Any, Any] = {
 
 def series_name(series: str) -> str:
     """What a series is called in figures: "BLT, entropy patches of 6 bytes"."""
-    family, _, size = series.partition("-")
-    return FAMILY_NAMES.get(family, family) + (f" of {size} bytes" if size else "")
+    if series in FAMILY_NAMES:
+        return FAMILY_NAMES[series]
+    family, _, size = series.rpartition("-")
+    return f"{FAMILY_NAMES.get(family, family)} of {size} bytes" if family else series
 
 
 def _style(series: str, all_series: Sequence[str]) -> tuple[str, str]:

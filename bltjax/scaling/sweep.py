@@ -29,21 +29,22 @@ def plan_study(study: Study, inputs: Inputs) -> list[RunPlan]:
     Raises:
       ValueError: for a budget of less than one step.
     """
-    for model in study.models().values():
-        if isinstance(model, TokenTransformerConfig):
-            inputs.source(model, None, "train")  # text too short for its tokenizer shows before a model is trained
+    for name, model in study.models().items():
+        for wanted in study.patchers_of(name):
+            if isinstance(model, TokenTransformerConfig) or (wanted is not None and wanted.rule == "bpe"):
+                inputs.source(model, wanted, "train")  # text too short for a tokenizer shows before a model is trained
     plans = []
     for name, model in study.models().items():
-        for patch_size in study.patch_sizes_of(model):
-            source = inputs.source(model, patch_size, "train")
-            patcher = None if patch_size is None else inputs.patcher(patch_size)
+        for wanted in study.patchers_of(name):
+            source = inputs.source(model, wanted, "train")
+            patcher = None if wanted is None else inputs.patcher(wanted)
             facts = RowFacts.of(source, model)
-            identity = inputs.identity(model, patch_size)
+            identity = inputs.identity(model, wanted)
             for budget in study.budgets:
                 for seed in study.seeds:
                     plans.append(
                         plan_run(
-                            study, name, model, source.config, facts, budget, seed, patcher, patch_size, identity
+                            study, name, model, source.config, facts, budget, seed, patcher, wanted, identity
                         )
                     )  # fmt: skip
     return sorted(plans, key=lambda plan: plan.budget)
@@ -63,7 +64,7 @@ def execute(study: Study, plan: RunPlan, inputs: Inputs, label: str = "") -> Jso
         assert manifest is not None
         return manifest
     model = plan.train.model
-    heldout = inputs.heldout(model, plan.patch_size)
+    heldout = inputs.heldout(model, plan.wanted)
     steps = Checkpoints(run.folder / "checkpoints").steps()
     manifest = run.begin(
         {
@@ -88,14 +89,14 @@ def execute(study: Study, plan: RunPlan, inputs: Inputs, label: str = "") -> Jso
                 }
                 for name, cost in plan.flops.items()
             },
-            "entropy_model": None if plan.patch_size is None else study.shared_patcher(),
+            "entropy_model": study.shared_patcher() if plan.by_entropy else None,
             "heldout": heldout.description,
         },
         resumed_from=steps[0] if steps else None,
     )
     result = fit(
         plan.train,
-        inputs.source(model, plan.patch_size, "train"),
+        inputs.source(model, plan.wanted, "train"),
         run.folder,
         progress=Progress(label or plan.name),
         checkpoint_seconds=CHECKPOINT_SECONDS,
@@ -109,7 +110,7 @@ def execute(study: Study, plan: RunPlan, inputs: Inputs, label: str = "") -> Jso
             "heldout_bits_per_byte": score.bits_per_byte,
             "heldout_sums": dataclasses.asdict(score),
             "heldout_special_bits": score.special_nats / math.log(2) / max(score.specials, 1),
-            "heldout_unit_bytes": inputs.heldout_unit_bytes(model, plan.patch_size),
+            "heldout_unit_bytes": inputs.heldout_unit_bytes(model, plan.wanted),
             "bytes_seen": result.bytes_seen,
             "epochs": result.bytes_seen / plan.facts.corpus_bytes,
             "fill": result.fill,

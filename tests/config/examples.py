@@ -9,10 +9,12 @@ from bltjax.config import (
     CrossAttentionConfig,
     EntropyModelConfig,
     HashConfig,
+    MegabyteConfig,
     MeshConfig,
     OptimConfig,
     PatcherConfig,
     RowsConfig,
+    SpaceByteConfig,
     TokenTransformerConfig,
     TrainConfig,
     TransformerConfig,
@@ -36,6 +38,10 @@ MODELS = {
     "entropy": EntropyModelConfig(),
     "byte": ByteTransformerConfig(LATENT),
     "token": TokenTransformerConfig(LATENT, vocabulary_size=999),
+    "megabyte": MegabyteConfig(
+        LATENT, TransformerConfig(16, 2, 4), 6, 300, "convolution", 3, False, "strided", ComputeConfig("bfloat16")
+    ),
+    "spacebyte": SpaceByteConfig(LOCAL, LATENT, LOCAL, False, ComputeConfig("bfloat16")),
 }
 TRAIN = TrainConfig(
     model=BLT,

@@ -10,11 +10,14 @@ from bltjax.config import (
     EntropyModelConfig,
     HashConfig,
     LanguageModelConfig,
+    MegabyteConfig,
+    SpaceByteConfig,
     TokenTransformerConfig,
     TransformerConfig,
 )
 
 tower = partial(TransformerConfig, width=16, layers=1, heads=2)
+megabyte = partial(MegabyteConfig, global_model=tower(), local_model=tower(), patch_bytes=4)
 
 
 @pytest.mark.parametrize(
@@ -49,6 +52,15 @@ tower = partial(TransformerConfig, width=16, layers=1, heads=2)
         (lambda: TokenTransformerConfig(tower(), vocabulary_size=4), "vocabulary_size=4"),
         (lambda: ByteTransformerConfig(tower(), vocabulary_size=256), "vocabulary_size=256: a byte model has 260"),
         (lambda: EntropyModelConfig(vocabulary_size=300), "vocabulary_size=300: a byte model has 260"),
+        (lambda: megabyte(patch_bytes=0), "patch_bytes=0"),
+        (lambda: megabyte(patch_bytes=3), "patch_bytes=3: must divide the width of the global model, 16"),
+        (lambda: megabyte(context_bytes=0), "context_bytes=0"),
+        (lambda: megabyte(cross_patch_bytes=5), "cross_patch_bytes=5: must not exceed patch_bytes, 4"),
+        (lambda: megabyte(patch_encoder="conv"), "patch_encoder='conv': choose one of 'embedding', 'convolution'"),
+        (lambda: megabyte(local_model=tower(window=4)), r"local_model\.window=4: must be None"),
+        (lambda: megabyte(patch_bytes=1, inference="strided"), "patch_bytes=1: must be even"),
+        (lambda: SpaceByteConfig(tower(), tower(), tower(width=32)), r"decoder\.width=32: .* 16"),
+        (lambda: SpaceByteConfig(tower(), tower(width=8), tower()), r"global_model\.width=8: must be at least"),
     ],
 )
 def test_a_refused_value_is_named(make, message, unchecked):

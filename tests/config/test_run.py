@@ -39,6 +39,8 @@ from tests.config.examples import MODELS, TRAIN
         (lambda: dataclasses.replace(TRAIN, steps=4), r"optim\.warmup_steps=5: must not exceed steps, 4"),
         (lambda: dataclasses.replace(TRAIN, patcher=None), "patcher=None"),
         (lambda: TrainConfig(MODELS["byte"], 9, PatcherConfig()), "patcher=PatcherConfig"),
+        (lambda: TrainConfig(MODELS["spacebyte"], 9), "patcher=None"),
+        (lambda: TrainConfig(MODELS["megabyte"], 9), r"model\.inference='strided': is for scoring"),
     ],
 )
 def test_a_refused_value_is_named(make, message, unchecked):

@@ -6,6 +6,7 @@ import pytest
 from bltjax.config import PatcherConfig, TokenTransformerConfig, TransformerConfig
 from bltjax.generate.source import Source
 from bltjax.interop.huggingface_config import Pretrained
+from bltjax.presets import preset
 from tests.generate.models import CASES, FLAT, Reversed
 
 CASE = CASES["released, global"]
@@ -26,6 +27,8 @@ def blt(**changes):
         (lambda: blt(entropy_params=None), "entropy_params=None: the entropy rule needs the entropy model"),
         (lambda: blt(patcher=PatcherConfig()), r"patcher\.threshold=None: not yet calibrated"),
         (lambda: Source(FLAT, {}, PATCHER), "a ByteTransformerConfig is no BLT, and takes none"),
+        (lambda: Source(preset("megabyte-tiny"), {}), "trained and scored, but has no step form"),
+        (lambda: Source(preset("spacebyte-tiny"), {}, PATCHER), "trained and scored, but has no step form"),
         (lambda: Source(TOKENS, {}), "tokenizer=None: a TokenTransformerConfig needs its tokenizer"),
         (lambda: Source(FLAT, {}, tokenizer=Reversed()), "reads bytes, and takes none"),
         (

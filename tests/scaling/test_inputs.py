@@ -2,10 +2,17 @@ import dataclasses
 
 import pytest
 
+from bltjax.config import PatcherConfig
 from bltjax.data.sources import Document, Sources
 from bltjax.presets import preset
 from bltjax.scaling import inputs as room
 from bltjax.scaling.inputs import Inputs, limited
+
+PATCHER = PatcherConfig(mean_patch_bytes=3.0)
+EVERY = (
+    "blt-tiny", "byte-tiny", "token-tiny", "megabyte-tiny", "spacebyte-tiny", "blt-monotonic-tiny", "blt-strided-tiny",
+    "blt-space-tiny", "blt-bpe-tiny",
+)  # fmt: skip
 
 
 def documents(order) -> Sources:
@@ -32,8 +39,8 @@ def test_every_stage_is_done_once_and_then_read(study, monkeypatch):
     said: list[str] = []
     first = Inputs(study, said.append)
     blt, token = preset("blt-tiny"), preset("token-tiny")
-    threshold = first.patcher(3.0).threshold
-    heldout = {len(first.heldout(model, size)) > 0 for model, size in ((blt, 3.0), (token, None))}
+    threshold = first.patcher(PATCHER).threshold
+    heldout = {len(first.heldout(model, size)) > 0 for model, size in ((blt, PATCHER), (token, None))}
     assert heldout == {True}
     assert sum(text.startswith(("preparing", "training", "scoring")) for text in said) == 4
 
@@ -44,16 +51,17 @@ def test_every_stage_is_done_once_and_then_read(study, monkeypatch):
         monkeypatch.setattr(room, name, never)
     said.clear()
     second = Inputs(study, said.append)
-    assert second.patcher(3.0).threshold == threshold
-    assert second.identity(blt, 3.0) == first.identity(blt, 3.0)
+    assert second.patcher(PATCHER).threshold == threshold
+    assert second.identity(blt, PATCHER) == first.identity(blt, PATCHER)
     assert second.identity(token, None) == first.identity(token, None)
     assert not any(text.startswith(("preparing", "training", "scoring")) for text in said)
 
 
 def test_families_read_the_same_bytes(study):
-    made = Inputs(study, lambda text: None)
+    made = Inputs(dataclasses.replace(study, preset=EVERY, delimiter_tokens=296), lambda text: None)
+    study = made.study
     models = study.models()
-    sizes = {name: study.patch_sizes_of(model)[0] for name, model in models.items()}
+    sizes = {name: study.patchers_of(name)[0] for name in models}
     scored = {made.heldout(models[name], sizes[name]).bytes for name in models}
     assert len(scored) == 1
     for name, model in models.items():
@@ -66,7 +74,8 @@ def test_families_read_the_same_bytes(study):
 
 def test_patches_have_the_size_that_was_asked_for_on_the_training_split(study):
     made = Inputs(dataclasses.replace(study, patch_sizes=(2.5,)), lambda text: None)
-    source = made.source(preset("blt-tiny"), 2.5, "train")
+    wanted = PatcherConfig(mean_patch_bytes=2.5)
+    source = made.source(preset("blt-tiny"), wanted, "train")
     assert source.documents.total_bytes / source.stream_starts.sum() == pytest.approx(2.5, rel=0.05)
-    assert made.heldout_unit_bytes(preset("blt-tiny"), 2.5) == pytest.approx(2.5, rel=0.2)
+    assert made.heldout_unit_bytes(preset("blt-tiny"), wanted) == pytest.approx(2.5, rel=0.2)
     assert made.heldout_unit_bytes(preset("byte-tiny"), None) == 1.0

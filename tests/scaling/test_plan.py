@@ -7,8 +7,12 @@ from bltjax.config import PatcherConfig, RowsConfig
 from bltjax.presets import preset
 from bltjax.scaling.plan import RowFacts, Study, learning_rate_rule, optim_of, plan_run, plan_table, run_hash
 
-FACTS = RowFacts(corpus_bytes=1_000_000, mean_row_bytes=250.0, unit_bytes=4.0, byte_fill=0.97, slot_fill=0.9)
-BYTES = RowFacts(corpus_bytes=1_000_000, mean_row_bytes=255.0, unit_bytes=1.0, byte_fill=0.99, slot_fill=0.99)
+FACTS = RowFacts(
+    corpus_bytes=1_000_000, positions=256, mean_row_bytes=250.0, unit_bytes=4.0, byte_fill=0.97, slot_fill=0.9
+)
+BYTES = RowFacts(
+    corpus_bytes=1_000_000, positions=256, mean_row_bytes=255.0, unit_bytes=1.0, byte_fill=0.99, slot_fill=0.99
+)
 
 
 def blt_plan(study: Study, budget: float = 1e10, **changes):
@@ -16,12 +20,12 @@ def blt_plan(study: Study, budget: float = 1e10, **changes):
         "rows": RowsConfig(bytes=256, slots=70, batch=4),
         "facts": FACTS,
         "patcher": PatcherConfig(threshold=1.5),
-        "patch_size": 4.5,
+        "wanted": PatcherConfig(),
         "inputs": {"corpus": "c"},
         "seed": 0,
         **changes,
     }
-    return plan_run(study, "blt-tiny", preset("blt-tiny"), budget=budget, **arguments)
+    return plan_run(study, arguments.pop("name", "blt-tiny"), preset("blt-tiny"), budget=budget, **arguments)
 
 
 @pytest.mark.parametrize("accounting", ["paper", "full"])
@@ -67,6 +71,10 @@ def test_a_budget_below_one_step_is_refused_before_anything_is_computed():
         ({"budgets": (float("nan"),)}, "budgets"),
         ({"seeds": (1, 1)}, "seeds"),
         ({"patch_sizes": (0.5,)}, "mean_patch_bytes"),
+        ({"patch_lengths": (0,)}, "patcher.size=0"),
+        ({"patch_lengths": ()}, "patch_lengths"),
+        ({"delimiter_tokens": 256}, "delimiter_tokens=256"),
+        ({"preset": ("blt-space-cpu-9",)}, "preset='blt-cpu-9'"),
         ({"peak_rate": 0.0}, "peak_rate"),
         ({"entropy_model": "byte-tiny"}, "entropy_model"),
         ({"preset": ("entropy-tiny",)}, "entropy-tiny"),
@@ -96,6 +104,8 @@ def test_the_learning_rate_follows_the_narrowest_tower():
     study = Study(peak_rate=8e-3)
     assert learning_rate_rule(study, preset("blt-8b")) == pytest.approx(4e-4)
     assert learning_rate_rule(study, preset("token-470m")) == pytest.approx(4e-4)
+    assert learning_rate_rule(study, preset("megabyte-1.3b")) == pytest.approx(5e-4)  # its local model's width is 1,024
+    assert learning_rate_rule(study, preset("spacebyte-793m")) == pytest.approx(8e-3 * 64 / 768)
     assert optim_of(1e-3, 100_000).warmup_steps == 2000
     assert optim_of(1e-3, 50).warmup_steps == 5
     assert optim_of(1e-3, 1).warmup_steps == 0
@@ -124,6 +134,32 @@ def test_a_plan_says_what_weakens_its_result():
     warnings = " ".join(blt_plan(Study(), facts=small).warnings())
     assert all(text in warnings for text in ("epochs", "20% of the patch slots", "15% of the byte positions"))
     assert "note: only" in plan_table([few])
+
+
+@pytest.mark.parametrize("rule", ["space", "strided", "bpe"])
+def test_only_patches_by_entropy_are_charged_for_the_entropy_model(rule):
+    study = Study(preset=(f"blt-{rule}-tiny", "blt-tiny"), budgets=(1e11,), accounting="full", entropy_bytes=50_000)
+    assert study.patched_runs == 1
+    patcher = PatcherConfig(rule=rule)
+    facts = dataclasses.replace(FACTS, positions=320)
+    plan = blt_plan(study, 1e11, name=f"blt-{rule}-tiny", patcher=patcher, wanted=patcher, facts=facts)
+    assert not {"patcher_inference", "patcher_training"} & set(plan.flops["full"].parts)
+    assert not plan.by_entropy and plan.series == f"blt-{rule}"
+    # The positions of delimiters are computed as well: in full, but not by the paper's equations.
+    without = blt_plan(study, 1e11, name=f"blt-{rule}-tiny", patcher=patcher, wanted=patcher)
+    assert plan.flops["full"].forward > without.flops["full"].forward
+    assert plan.flops["paper"] == without.flops["paper"]
+
+
+def test_each_rule_has_the_sizes_that_are_asked_for():
+    study = Study(patch_sizes=(3.0, 4.5), patch_lengths=(2, 6))
+    assert [p.mean_patch_bytes for p in study.patchers_of("blt-cpu-0")] == [3.0, 4.5]
+    assert [(p.variant, p.mean_patch_bytes) for p in study.patchers_of("blt-monotonic-cpu-0")] == [
+        ("monotonic", 3.0), ("monotonic", 4.5)
+    ]  # fmt: skip
+    assert [(p.rule, p.size) for p in study.patchers_of("blt-strided-cpu-0")] == [("strided", 2), ("strided", 6)]
+    assert [p.rule for p in study.patchers_of("spacebyte-cpu-0")] == ["space"]
+    assert study.patchers_of("megabyte-cpu-0") == study.patchers_of("token-cpu-0") == (None,)
 
 
 def test_a_series_names_the_patch_size_only_where_there_are_several():

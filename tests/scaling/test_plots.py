@@ -89,6 +89,8 @@ def test_numbers_are_written_short():
 
 def test_series_of_one_family_are_told_apart():
     assert series_name("blt-6") == "BLT, entropy patches of 6 bytes"
+    assert series_name("blt-strided-4") == "BLT, patches of one length of 4 bytes"
+    assert series_name("blt-space") == "BLT, patches after spaces"
     sizes = [row(f"blt-{p}", budget=b) for p in ("4.5", "6") for b in (1e10, 3e10)]
     axes = frontier_figure(sizes, "").axes[0]
     labelled = [line for line in axes.get_lines() if not str(line.get_label()).startswith("_")]

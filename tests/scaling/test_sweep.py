@@ -13,6 +13,7 @@ from bltjax.presets import preset
 from bltjax.scaling import inputs, sweep
 from bltjax.scaling.store import read_json
 from bltjax.scaling.sweep import claim, run_study, summary, table_row
+from bltjax.train import evaluate, load_params
 
 TIMES = ("device_seconds",)
 
@@ -69,6 +70,41 @@ def test_the_summary_prints_the_numbers_of_the_figures(unbroken):
     for row in rows:
         assert f"{row['heldout_bits_per_byte']:.4f}" in text
     assert text.count(" *\n") == 6  # one size at each budget of each family is the best
+
+
+@pytest.mark.slow
+def test_every_family_is_trained_and_scored_by_the_same_loop(study, texts):
+    rules = ("monotonic", "strided", "space", "bpe")
+    names = ("megabyte-tiny", "spacebyte-tiny", *(f"blt-{rule}-tiny" for rule in rules), "byte-tiny")
+    study = dataclasses.replace(study, preset=names, budgets=(6e8,), delimiter_tokens=296, patch_lengths=(3,))
+    rows = run_study(study, lambda text: None)
+    assert [row["series"] for row in rows] == [name.removesuffix("-tiny") for name in names]
+    found = {path.name.split("-tiny")[0]: read_json(path / "manifest.json") for path in (study.out / "runs").iterdir()}
+    # The same bytes of the same documents, whatever a family reads them as.
+    sums = [manifest["result"]["heldout_sums"] for manifest in found.values()]
+    assert len(sums) == 7 and len({(each["bytes"], each["specials"]) for each in sums}) == 1
+    for row in rows:
+        losses = [line["bits_per_byte"] for line in read_journal(folder_of(study, row) / "metrics.jsonl")]
+        assert losses[-1] < losses[0] - 0.5 and row["heldout_bits_per_byte"] < 7
+        assert row["training_flops"] == pytest.approx(row["budget"], rel=0.2)
+    sizes = {row["series"]: row["bytes_per_unit"] for row in rows}
+    assert 2.4 < sizes["blt-strided"] < 3  # the first patches of documents and rows are shorter
+    assert sizes["byte"] == sizes["megabyte"] == 1
+    assert sizes["spacebyte"] == sizes["blt-space"]
+    by_entropy = {series for series, manifest in found.items() if manifest["entropy_model"] is not None}
+    assert by_entropy == {"blt-monotonic"} == {s for s, m in found.items() if "entropies" in m["inputs"]}
+    assert "tokenizer" in found["blt-bpe"]["inputs"]
+    # MEGABYTE in two passes reads the same bytes.
+    config, params, _ = load_params(folder_of(study, rows[0]))
+    made = inputs.Inputs(study, lambda text: None)
+    score = evaluate(dataclasses.replace(config.model, inference="strided"), params, made.heldout(config.model, None))
+    assert score.bytes == rows[0]["heldout_bytes"]
+    assert score.bits_per_byte == pytest.approx(rows[0]["heldout_bits_per_byte"], abs=0.1)
+
+
+def folder_of(study, row):
+    (folder,) = (study.out / "runs").glob(f"*{row['run']}")
+    return folder
 
 
 class Cut(Progress):

@@ -1,0 +1,58 @@
+"""What the models of a study are called, and how text is cut for them: one model may stand in several series.
+
+A name is that of a preset, `byte-cpu-0`, or of a BLT with its rule in front of the size: `blt-space-cpu-0` is the model
+`blt-cpu-0` on patches after spaces. `blt` alone is `blt-entropy`.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from bltjax.config import ModelConfig, PatcherConfig, family_of, usual_patcher
+from bltjax.presets import preset
+
+Family = Literal[
+    "blt",
+    "byte",
+    "token",
+    "megabyte",
+    "spacebyte",
+    "blt-entropy",
+    "blt-monotonic",
+    "blt-strided",
+    "blt-space",
+    "blt-bpe",
+]
+
+RULES: Mapping[str, PatcherConfig] = {
+    "blt-entropy": PatcherConfig(),
+    "blt-monotonic": PatcherConfig(variant="monotonic"),
+    "blt-strided": PatcherConfig(rule="strided"),
+    "blt-space": PatcherConfig(rule="space"),
+    "blt-bpe": PatcherConfig(rule="bpe"),
+}
+
+
+def named(name: str) -> tuple[str, ModelConfig]:
+    """The family and the model of a name.
+
+    Raises:
+      ValueError: for an unknown name, with the nearest known ones.
+    """
+    for family in RULES:
+        if name.startswith(f"{family}-"):
+            return family, preset(f"blt{name.removeprefix(family)}")
+    model = preset(name)
+    return family_of(model), model
+
+
+def rule_of(name: str) -> PatcherConfig | None:
+    """How text is cut for the model of a name, sizes left at their defaults; None where it reads no patches."""
+    family, model = named(name)
+    return RULES.get(family, usual_patcher(model))
+
+
+def patch_size(wanted: PatcherConfig | None) -> float | None:
+    """Bytes per patch that a patcher is asked for; None where its rule has no choice."""
+    if wanted is None or wanted.rule not in ("entropy", "strided"):
+        return None
+    return wanted.mean_patch_bytes if wanted.rule == "entropy" else float(wanted.size)

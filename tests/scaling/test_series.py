@@ -1,0 +1,46 @@
+import typing
+
+import pytest
+
+from bltjax.config import PatcherConfig
+from bltjax.presets import PRESETS, preset
+from bltjax.scaling.plots import FAMILY_NAMES
+from bltjax.scaling.series import RULES, Family, named, patch_size, rule_of
+
+FAMILIES = typing.get_args(Family)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_of_a_study_has_a_ladder_and_a_name_in_figures(family):
+    for size in ("cpu-0", "cpu-4"):
+        found, model = named(f"{family}-{size}")
+        assert found == family
+        assert model == preset(f"{'blt' if family in RULES else family}-{size}")
+        assert (rule_of(f"{family}-{size}") is not None) == model.reads_patches
+    assert FAMILY_NAMES[family]
+
+
+def test_no_preset_is_hidden_by_the_name_of_a_rule():
+    for name, model in PRESETS.items():
+        assert named(name) == (name.split("-")[0], model)
+
+
+def test_the_rules_are_those_that_their_names_say():
+    rules = {family: rule_of(f"{family}-cpu-0") for family in FAMILIES}
+    assert rules["blt"] == rules["blt-entropy"] == PatcherConfig(rule="entropy", variant="global")
+    assert rules["blt-monotonic"] == PatcherConfig(rule="entropy", variant="monotonic")
+    assert rules["spacebyte"] == rules["blt-space"] == PatcherConfig(rule="space")
+    assert {family: rule.rule for family, rule in rules.items() if family in ("blt-strided", "blt-bpe")} == {
+        "blt-strided": "strided", "blt-bpe": "bpe"
+    }  # fmt: skip
+
+
+def test_a_patch_size_is_that_which_was_asked_for():
+    assert patch_size(PatcherConfig(mean_patch_bytes=6.0)) == 6.0
+    assert patch_size(PatcherConfig(rule="strided", size=3)) == 3.0
+    assert patch_size(PatcherConfig(rule="space")) is None is patch_size(None)
+
+
+def test_an_unknown_size_is_answered_with_the_nearest():
+    with pytest.raises(ValueError, match="blt-400m"):
+        named("blt-space-40m")
