@@ -23,10 +23,13 @@ def compilations() -> Iterator[list[str]]:
         jax.monitoring.unregister_event_duration_listener(listen)
 
 
+# The compiler's effort turned down: tiny programs take longer to compile than to run.
+LITTLE_EFFORT = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
 def quick_jit(function, **options):
-    """jax.jit with the compiler's effort turned down: tiny programs take longer to compile than to run."""
-    effort = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    return jax.jit(function, compiler_options=effort, **options)
+    """jax.jit with little effort."""
+    return jax.jit(function, compiler_options=LITTLE_EFFORT, **options)
 
 
 def _inner(value):

@@ -18,6 +18,7 @@ from bltjax.least import least_traffic
 from bltjax.presets import preset
 from bltjax.sharding import make_mesh
 from bltjax.step import compile_step
+from tests.programs import LITTLE_EFFORT
 
 TOWER = TransformerConfig(width=32, layers=3, heads=4, kv_heads=4, hidden=64)
 FLAT = ByteTransformerConfig(TOWER)
@@ -81,7 +82,7 @@ def sent(model, sizes, slots=None, accumulation=1):
     config = MeshConfig(**{**ONE, **sizes})
     mesh = make_mesh(config, jax.devices()[: config.replica * config.data * config.model * config.sequence])
     step = compile_step(model, OptimConfig(), mesh, accumulation, slots)
-    text = step.lower(*BATCH.values()).compile().as_text() or ""
+    text = step.lower(*BATCH.values()).compile(LITTLE_EFFORT).as_text() or ""
     return {"+".join(axes): size for axes, size in by_axis(Program(text, dict(mesh.shape)).traffic).items()}
 
 
