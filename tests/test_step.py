@@ -227,7 +227,7 @@ def test_rows_that_do_not_divide_are_refused():
 def test_a_blt_needs_starts_and_slots():
     for slots, starts in ((None, True), (SLOTS, False)):
         score = compile_score(BLT, mesh_of_size(1), slots)
-        with pytest.raises(ValueError, match="a BLT reads batches with starts"):
+        with pytest.raises(ValueError, match="a model that reads patches needs batches with starts"):
             score(families.abstract_params(BLT), ragged_batch(starts=starts))
 
 

@@ -42,10 +42,14 @@ def test_when_one_ends_badly_the_others_are_ended(tmp_path):
 import json
 import os
 import signal
+deaf = os.path.join(arguments[0], "deaf")
 if place["--process-id"] == "1":
+    while not os.path.exists(deaf):
+        time.sleep(0.01)
     sys.exit(7)
 if place["--process-id"] == "2":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    open(deaf, "w").close()
 time.sleep(60)
 """
     begun = time.monotonic()
