@@ -120,7 +120,7 @@ if __name__ == "__main__":
     if given.kills is not None:
         killed_runs(given.folder, given.steps, given.kills, given.seed, given.cache)
         sys.exit()
-    start(given.coordinator, given.num_processes, given.process_id, start_seconds=60, heartbeat_seconds=10)
+    start(given.coordinator, given.num_processes, given.process_id, start_seconds=60, heartbeat_seconds=30)
     if given.cache is not None:
         keep_compiled(given.cache, at_least_seconds=0)
     try:
