@@ -23,7 +23,7 @@ from lm_eval.utils import make_table  # pyright: ignore[reportMissingImports]
 
 from bltjax import vocabulary
 from bltjax.batch import Batch
-from bltjax.config import BLTConfig, ModelConfig
+from bltjax.config import ModelConfig
 from bltjax.data.corpus import Documents
 from bltjax.data.pipeline import HeldoutBatches
 from bltjax.data.rows import Windows
@@ -137,7 +137,7 @@ class Harness(LM):
             source = self._read(documents, self._context)
             found = continuations(source, [len(pairs[i][0]) for i in numbers], self._context, self._stride)
             for batches in self._batches(source, found):
-                slots = batches.slots if isinstance(self.trained.config, BLTConfig) else None
+                slots = batches.slots if self.trained.config.reads_patches else None
                 score = _compile_score(on_devices(self.trained.config, self._mesh), self._mesh, slots)
                 allowed = self.trained.drawable(eos=True)
                 for rows, batch in zip(batches.row_documents, batches, strict=True):

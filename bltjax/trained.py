@@ -13,7 +13,7 @@ from typing import Any
 
 from bltjax import vocabulary
 from bltjax.claim import read_config
-from bltjax.config import BLTConfig, EntropyModelConfig, PatcherConfig, TokenTransformerConfig, TrainConfig, config_hash
+from bltjax.config import EntropyModelConfig, PatcherConfig, TokenTransformerConfig, TrainConfig, config_hash
 from bltjax.data.corpus import Corpus
 from bltjax.data.tokenizer import Tokenizer
 from bltjax.generate.source import Source
@@ -34,7 +34,7 @@ def load_source(
 
     Args:
       folder: with the config.json of either.
-      entropy_run: for a BLT with the entropy rule, the run of its entropy model; None: the one that the run names, or
+      entropy_run: for a model with the entropy rule, the run of its entropy model; None: the one that the run names, or
         the one in its study's folder that has the hash of its parameters.
       tokenizer: for a token model, its tokenizer.json; None: the one that the run names, or the one in its study's
         folder that has its fingerprint.
@@ -53,7 +53,7 @@ def load_source(
     config, params, _ = load_params(folder)
     model, made = config.model, Provenance.of(folder)
     patcher = config.patcher if patcher is None else patcher
-    by_entropy = isinstance(model, BLTConfig) and patcher is not None and patcher.rule == "entropy"
+    by_entropy = model.reads_patches and patcher is not None and patcher.rule == "entropy"
     if entropy_run is not None and not by_entropy:
         raise ValueError(f"entropy_run={entropy_run}: {folder} holds no model that is patched by entropy.")
     if tokenizer is not None and not isinstance(model, TokenTransformerConfig):

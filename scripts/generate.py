@@ -7,7 +7,7 @@
     python scripts/generate.py runs/blt "def main(" --ahead 8
     python scripts/generate.py runs/blt --interactive
 
-The model is the folder of a run of scripts/train.py or of a study, of any family, or a Hugging Face checkpoint of
+The model is the folder of a run of scripts/train.py or of a study, of any family but SpaceByte, or a checkpoint of
 `BltForCausalLM`. A prompt comes from the command line, a file or the standard input; in the interactive mode every line
 is one. New bytes are written as they come. On a terminal what can't be shown is escaped; elsewhere `--raw` gives the
 very bytes, and without it bytes that are no UTF-8 come as U+FFFD.
@@ -159,11 +159,11 @@ def show(arguments: Arguments, generator: Generator, continuation: Continuation)
     """Prints the patches and writes their page.
 
     Raises:
-      ValueError: for a flat model.
+      ValueError: for a model that is given no patches.
     """
     patcher = generator.source.patcher
     if continuation.starts is None or patcher is None:
-        raise ValueError("show_patches: this model has none; it is flat.")
+        raise ValueError("show_patches: this model is given none.")
     print(coloured(continuation))
     ids = np.concatenate([continuation.prompt_ids, continuation.ids])
     note = f"The first {len(continuation.prompt_ids)} positions are the prompt, the others its continuation."
@@ -179,7 +179,7 @@ def main(arguments: Arguments) -> None:
         keep_compiled(arguments.compiled)
     source = load_source(arguments.model, entropy_run=arguments.entropy_run, tokenizer=arguments.tokenizer)
     if arguments.show_patches and source.patcher is None:
-        raise ValueError(f"show_patches: {arguments.model} holds a flat model, which has none.")
+        raise ValueError(f"show_patches: {arguments.model} holds a model that is given none.")
     generator = None
     for prompt in prompts(arguments):
         room = len(source.ids_of(prompt)) + max(arguments.max_new_bytes, 0)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bltjax.checkpoint import Checkpoints
-from bltjax.config import BLTConfig, OptimConfig, PatcherConfig, RowsConfig, TrainConfig, config_hash, to_dict
+from bltjax.config import OptimConfig, PatcherConfig, RowsConfig, TrainConfig, config_hash, to_dict
 from bltjax.data.corpus import Documents
 from bltjax.data.tokenizer import train
 from bltjax.families import abstract_params
@@ -25,7 +25,7 @@ PATCHER = PatcherConfig(threshold=1.5)
 def write_run(folder, model, seed=0, inputs=None):
     """A run's folder as training leaves it, with a checkpoint of its first parameters, which are returned."""
     model = preset(model) if isinstance(model, str) else model
-    patcher = PATCHER if isinstance(model, BLTConfig) else None
+    patcher = PATCHER if model.reads_patches else None
     config = TrainConfig(model, steps=3, patcher=patcher, rows=RowsConfig(64, 16, 1), seed=seed)
     step = compile_step(model, OptimConfig(), make_mesh(devices=jax.devices()[:1]), slots=16)
     state = step.initial_state(seed)

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from bltjax import vocabulary
 from bltjax.config import VOCABULARY_SIZE, MegabyteConfig
@@ -204,7 +204,7 @@ class Megabyte(nn.Module):
         half = config.patch_bytes // 2 if config.inference == "strided" else 0
         size = config.patch_bytes
         total = -(-(length + half) // size) * size
-        if total - size > config.context_bytes:
+        if length + half > config.longest_row:
             raise ValueError(f"context_bytes={config.context_bytes}: too few positions for rows of {length} bytes.")
         rows = per_device(functools.partial(_rows_of_passes, total=total, half=half), [_WHOLE], _WHOLE)
         logits = self._logits(rows(jnp.asarray(ids, jnp.int32)))
@@ -216,36 +216,85 @@ class Megabyte(nn.Module):
 
     def _logits(self, ids: Int[Array, "batch bytes"]) -> Float[Array, "batch bytes 260"]:
         """Of whole patches; ids below 0 stand for no byte."""
-        config, dtype, size = self.config, self.config.compute.dtype, self.config.patch_bytes
+        config, size = self.config, self.config.patch_bytes
         prepare = per_device(functools.partial(_slots, config), [_WHOLE], [_WHOLE] * 7)
         slots, of_slots, own, places, of_patches, documents, informed = (constrain(x, _SPLIT) for x in prepare(ids))
-
-        def embedding(rows: int, width: int, name: str) -> Embedding:
-            return Embedding(rows, width, width**-0.5, dtype, name=name)
-
-        width, local_width = config.embedding_width, config.local_model.width
         in_patch = constrain(jnp.broadcast_to(jnp.arange(ids.shape[1]) % size, ids.shape), _SPLIT)
-        placed = places[..., None] >= 0
-        x = embedding(VOCABULARY_SIZE, width, "global_embedding")(slots)
-        positions = embedding(config.context_bytes, width, "position_embedding")(jnp.maximum(places, 0))
-        x = jnp.where((of_slots >= 0)[..., None], x + jnp.where(placed, positions, 0), 0)
-        if config.filters:
-            x = PatchEncoder(config, name="patch_encoder")(x, of_slots)
-        pad = embedding(size, width, "global_pad")(in_patch)
-        x = jnp.where(own[..., None], x, 0) + jnp.where(own[..., None] & placed, 0, pad)
+        x = with_pads(config, slot_rows(config, slots, of_slots, places), own, places, in_patch)
         x = _unfolded(GlobalModel(config, name="global_model")(_folded(x, size), of_patches), size)
-        axes = ("shard", "width")
-        x = Projection((width,), (local_width,), axes, width**-0.5, dtype, name="global_projection")(x)
-        x = jnp.where(informed[..., None], x, 0)
-        local_embedding = embedding(VOCABULARY_SIZE, local_width, "local_embedding")
-        before = local_embedding(jnp.maximum(ids, 0))
-        pad = embedding(1, local_width, "local_pad")(jnp.zeros_like(in_patch))
-        x = x + jnp.where((in_patch == 0)[..., None], pad, before)
-        x = LocalModel(config, name="local_model")(x, documents)
-        # The output is the local embedding once more (equation 6).
-        table = local_embedding.variables["params"]["table"]
-        logits: Any = product(x, jnp.transpose(table), ("shard", "vocabulary"))
-        return constrain(logits.astype(jnp.float32), (*_SPLIT, None))
+        x = jnp.where(informed[..., None], for_bytes(config, x), 0)
+        embedding = local_embedding(config)
+        x = x + bytes_before(config, embedding, ids, in_patch)
+        return tied_logits(embedding, LocalModel(config, name="local_model")(x, documents))
+
+
+def _table(config: MegabyteConfig, rows: int, width: int, name: str) -> Embedding:
+    return Embedding(rows, width, width**-0.5, config.compute.dtype, name=name)
+
+
+def slot_rows(
+    config: MegabyteConfig, ids: Int[Array, "batch bytes"], documents: Int[Array, "batch bytes"],
+    places: Int[Array, "batch bytes"],
+) -> Float[Array, "batch bytes width"]:  # fmt: skip
+    """Bytes as the global model reads them: equation 1, and the patch encoder where there is one.
+
+    With params "global_embedding", "position_embedding" and "patch_encoder" of the module that calls this.
+
+    Args:
+      ids: where there is no byte, any.
+      documents: number of the document of each, -1 where there is no byte, whose row comes out as zeros.
+      places: row of each in the table of positions, -1 for none.
+    """
+    width = config.embedding_width
+    x = _table(config, VOCABULARY_SIZE, width, "global_embedding")(ids)
+    positions = _table(config, config.context_bytes, width, "position_embedding")(jnp.maximum(places, 0))
+    x = jnp.where((documents >= 0)[..., None], x + jnp.where(places[..., None] >= 0, positions, 0), 0)
+    return PatchEncoder(config, name="patch_encoder")(x, documents) if config.filters else x
+
+
+def with_pads(
+    config: MegabyteConfig, x: Float[Array, "batch bytes width"], own: Bool[Array, "batch bytes"],
+    places: Int[Array, "batch bytes"], in_patch: Int[Array, "batch bytes"],
+) -> Float[Array, "batch bytes width"]:  # fmt: skip
+    """The slots of patches: bytes, and pads where none is to be read; the first byte of a row is added to its pad.
+
+    With params "global_pad" of the module that calls this.
+
+    Args:
+      own: whether the byte of a slot is there, and of the document that the patch is predicted for.
+      places: as for `slot_rows`.
+      in_patch: number of the slot in its patch.
+    """
+    pad = _table(config, config.patch_bytes, config.embedding_width, "global_pad")(in_patch)
+    placed = own & (places >= 0)
+    return jnp.where(own[..., None], x, 0) + jnp.where(placed[..., None], 0, pad)
+
+
+def for_bytes(config: MegabyteConfig, x: Float[Array, "batch bytes width"]) -> Float[Array, "batch bytes local_width"]:
+    """What the local model is told at each byte of a patch; with params "global_projection" of what calls this."""
+    inputs, outputs, axes = config.embedding_width, config.local_model.width, ("shard", "width")
+    std, dtype = inputs**-0.5, config.compute.dtype
+    return Projection((inputs,), (outputs,), axes, std, dtype, name="global_projection")(x)
+
+
+def local_embedding(config: MegabyteConfig) -> Embedding:
+    """Of bytes before and, transposed, of the output; with params "local_embedding" of the module that calls this."""
+    return _table(config, VOCABULARY_SIZE, config.local_model.width, "local_embedding")
+
+
+def bytes_before(
+    config: MegabyteConfig, embedding: Embedding, ids: Int[Array, "batch bytes"], in_patch: Int[Array, "batch bytes"]
+) -> Float[Array, "batch bytes width"]:
+    """The byte before each that the local model predicts, a pad for the first of a patch; with params "local_pad"."""
+    pad = _table(config, 1, config.local_model.width, "local_pad")(jnp.zeros_like(in_patch))
+    return jnp.where((in_patch == 0)[..., None], pad, embedding(jnp.maximum(ids, 0)))
+
+
+def tied_logits(embedding: Embedding, x: Float[Array, "batch bytes width"]) -> Float[Array, "batch bytes 260"]:
+    """Logits, float32: the output is the local embedding once more (equation 6), which has been called before."""
+    table = embedding.variables["params"]["table"]
+    logits: Any = product(x, jnp.transpose(table), ("shard", "vocabulary"))
+    return constrain(logits.astype(jnp.float32), (*_SPLIT, None))
 
 
 def _rows_of_passes(ids: Array, *, total: int, half: int) -> Array:

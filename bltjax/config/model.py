@@ -154,6 +154,11 @@ class MegabyteConfig:
         require(not strided or size % 2 == 0, "patch_bytes", size, "must be even for strided inference.")
 
     @property
+    def longest_row(self) -> int:
+        """Bytes of the longest row, a half patch of strided inference included: the last patch needs no positions."""
+        return (self.context_bytes // self.patch_bytes + 1) * self.patch_bytes
+
+    @property
     def filters(self) -> tuple[int, ...]:
         """Bytes that the filters of a convolutional patch encoder see, one after the other."""
         return (3, 5, 7) if self.patch_encoder == "convolution" else ()

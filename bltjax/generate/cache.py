@@ -186,6 +186,11 @@ def after(done: Array, x: Int[Array, "..."]) -> Int[Array, "..."]:
     return x + jnp.isnan(done.ravel()[0].astype(jnp.float32)).astype(x.dtype)
 
 
+def last_new(x: Float[Array, "batch new width"], count: Int[Array, "batch"]) -> Float[Array, "batch 1 width"]:
+    """The row of the last of `count` new positions; of the first where there is none."""
+    return x[jnp.arange(len(x)), jnp.maximum(count - 1, 0)][:, None]
+
+
 def first_of_documents(
     ends: Bool[Array, "batch new"], position: Int[Array, "batch"], first: Int[Array, "batch"]
 ) -> tuple[Int[Array, "batch new"], Int[Array, "batch"]]:

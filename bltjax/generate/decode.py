@@ -19,12 +19,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from bltjax import vocabulary
-from bltjax.config import LanguageModelConfig
-from bltjax.generate import flat, latent, state
-from bltjax.generate.flat import FlatState
-from bltjax.generate.latent import Decision
+from bltjax.generate.kinds import Kind, Model, kind_of
 from bltjax.generate.sampling import Drawing, draw
-from bltjax.generate.state import Latent, LatentState
 
 TOGETHER = 1.0
 
@@ -42,21 +38,25 @@ class Program:
         when any waits, 1: when no row can go on without it.
     """
 
-    model: Latent | LanguageModelConfig
+    model: Model
     positions: int
     part: int
     together: float = TOGETHER
 
     @property
     def vocabulary_size(self) -> int:
-        return self.model.vocabulary_size if isinstance(self.model, LanguageModelConfig) else vocabulary.SIZE
+        return getattr(self.model, "vocabulary_size", vocabulary.SIZE)
+
+    @property
+    def kind(self) -> Kind:
+        return kind_of(self.model)
 
 
 @chex.dataclass
 class Session:
     """All that is known of a batch of rows."""
 
-    state: LatentState | FlatState
+    state: Any  # the model's, of its kind
     ids: Int[Array, "batch positions"]  # prompts, and what was drawn
     known: Int[Array, "batch"]  # how many ids of a row there are
     read: Int[Array, "batch"]  # how many of them the model has read
@@ -99,16 +99,14 @@ def begin(program: Program, prompts: list[np.ndarray]) -> Session:
 def begin_rows(program: Program, ids: Int[Array, "batch positions"], known: Int[Array, "batch"]) -> Session:
     """`begin`, compiled."""
     batch = len(ids)
-    model, is_flat = program.model, isinstance(program.model, LanguageModelConfig)
-    empty = state.empty(model, batch) if isinstance(model, Latent) else flat.empty(model, batch, program.positions)
     return Session(
-        state=empty,
+        state=program.kind.empty(program.model, batch, program.positions),
         ids=ids,
         known=known,
         read=jnp.zeros(batch, jnp.int32),
         logits=jnp.zeros((batch, program.vocabulary_size)),
         nats=jnp.zeros((batch, program.positions)),
-        starts=jnp.zeros((batch, program.positions + 1), bool).at[:, 0].set(not is_flat),
+        starts=jnp.zeros((batch, program.positions + 1), bool).at[:, 0].set(program.kind.patched),
         entropies=jnp.zeros((batch, program.positions)),
         ended=jnp.full(batch, RUNNING, jnp.int32),
         drawn_bytes=jnp.zeros(batch, jnp.int32),
@@ -120,17 +118,7 @@ def begin_rows(program: Program, ids: Int[Array, "batch positions"], known: Int[
 
 def _absorb(program: Program, params: Any, session: Session, ids: Array, count: Array, starts: Array) -> Session:
     """Reads `count` more ids of each row with all but the model that patches."""
-    model, row = program.model, jnp.arange(ids.shape[0])
-    last = jnp.maximum(count - 1, 0)
-    if isinstance(model, LanguageModelConfig):
-        assert isinstance(session.state, FlatState)
-        x, state = flat.read(model, params, session.state, ids, session.read, count)
-        found = flat.logits(model, params, x[row, last][:, None])[:, 0]
-    else:
-        assert isinstance(session.state, LatentState)
-        taken = latent.take(model, params, session.state, ids, starts, session.read, count)
-        state = latent.settle(model, session.state, taken, session.read, count)
-        found = latent.logits(model, params, taken.x[row, last][:, None])[:, 0]
+    found, state = program.kind.read(program.model, params, session.state, ids, starts, session.read, count)
     return dataclasses.replace(
         session, state=state, read=session.read + count, logits=jnp.where(count[:, None] > 0, found, session.logits)
     )
@@ -139,23 +127,23 @@ def _absorb(program: Program, params: Any, session: Session, ids: Array, count: 
 def _decide(
     program: Program, params: Any, session: Session, ids: Array, position: Array, count: Array, threshold: Array
 ) -> tuple[Array, Session]:
-    """Whether a patch starts after each of `count` new ids; flat models have none."""
-    if not isinstance(program.model, Latent):
-        return jnp.zeros(ids.shape, bool), session
-    assert isinstance(session.state, LatentState)
-    decision = latent.decide(program.model, params, session.state, ids, position, count, threshold)
-    state = latent.decided(program.model, session.state, decision, ids, position, count)
-    return decision.starts, noted(program, dataclasses.replace(session, state=state), decision, position, count)
+    """Whether a patch starts after each of `count` new ids."""
+    kind = program.kind
+    starts, entropies, state = kind.patch(program.model, params, session.state, ids, position, count, threshold)
+    session = dataclasses.replace(session, state=state)
+    return starts, noted(program, session, starts, entropies, position, count) if kind.patched else session
 
 
-def noted(program: Program, session: Session, decision: Decision, position: Array, count: Array) -> Session:
+def noted(
+    program: Program, session: Session, starts: Array, entropies: Array | None, position: Array, count: Array
+) -> Session:
     """The session with what was decided of the first `count` new ids written down."""
-    row, index = jnp.arange(len(count))[:, None], jnp.arange(decision.starts.shape[1])
+    row, index = jnp.arange(len(count))[:, None], jnp.arange(starts.shape[1])
     places = jnp.where(index < count[:, None], position[:, None] + index, program.positions + 1)
-    starts, entropies = session.starts.at[row, places + 1].set(decision.starts, mode="drop"), session.entropies
-    if decision.entropies is not None:
-        entropies = entropies.at[row, places].set(decision.entropies, mode="drop")
-    return dataclasses.replace(session, starts=starts, entropies=entropies)
+    session = dataclasses.replace(session, starts=session.starts.at[row, places + 1].set(starts, mode="drop"))
+    if entropies is None:
+        return session
+    return dataclasses.replace(session, entropies=session.entropies.at[row, places].set(entropies, mode="drop"))
 
 
 @functools.partial(jax.jit, static_argnames="program", donate_argnames="session")

@@ -16,13 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float32, Int32
 
-from bltjax.config import BLTConfig, LanguageModelConfig, PatcherConfig
-from bltjax.generate import decode, flat, state
+from bltjax.config import PatcherConfig
+from bltjax.generate import decode
 from bltjax.generate.decode import BY_BYTES, BY_EOS, BY_PATCHES, RUNNING, Limits, Program, Session
+from bltjax.generate.kinds import prepared
 from bltjax.generate.sampling import GREEDY, Sampling, drawing
 from bltjax.generate.source import Pretrained, Prompt, Source
 from bltjax.generate.speculation import draw_ahead
-from bltjax.generate.state import Latent, LatentState
 from bltjax.generate.text import AT_EOS, Characters, Stop, cut, safe
 from bltjax.sharding import batch_ways, mesh_of
 
@@ -62,7 +62,7 @@ class Continuation:
       nats: what each of them cost: -log of its probability under the model, whatever it was drawn by.
       ended_by: "bytes", "eos", "string" or "patches".
       prompt_ids: BOS included.
-      starts: for a BLT, where patches start among prompt_ids and ids; None for flat models.
+      starts: where patches start among prompt_ids and ids; None for flat models.
       entropies: for a BLT with the entropy rule, nats about the id after each of prompt_ids and ids; else None.
       guesses: how far they held, of a Generator that makes any; else None.
     """
@@ -101,43 +101,32 @@ class Generator:
         """
         Args:
           capacity: room for the ids of a row, BOS, prompt and what is drawn together.
-          patch_capacity: room for its patches; None: as many as ids, which always suffices. Keys and values of the
-            global model take this room, so that a smaller number saves memory where patches are known to be long.
+          patch_capacity: how many patches it may have; None: as many as ids, which always suffices. Keys and values
+            of a BLT's global model take this room, so that a smaller number saves memory where patches are known to be
+            long.
           part: ids of a prompt that are read at once.
           patcher: takes the place of the entropy rule of a Hugging Face checkpoint.
           ahead: ids of a BLT that the local models guess before the whole model reads them at once (`speculation`);
             what is drawn is the same, and comes faster where many guesses hold and the global model is large.
 
         Raises:
-          ValueError: for a model without a patcher that can be used, a flat model that is to guess, or a number below
-            1 (`ahead`: below 0).
+          ValueError: for a model that can't be generated from, one that is to guess and can't, or a number below 1
+            (`ahead`: below 0).
         """
         self.source = source = Source.of(pretrained, patcher)
         for name, value in (("capacity", capacity), ("patch_capacity", patch_capacity), ("part", part)):
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value}: must be at least 1.")
-        if ahead < 0 or (ahead and not isinstance(source.config, BLTConfig)):
-            why = "must be at least 0" if ahead < 0 else "a flat model has no local models that could guess"
-            raise ValueError(f"ahead={ahead}: {why}.")
+        if ahead < 0:
+            raise ValueError(f"ahead={ahead}: must be at least 0.")
         self.ahead = ahead
         self.capacity = capacity
         self.patch_capacity = min(capacity, patch_capacity or capacity)
-        threshold = 0.0
-        if isinstance(source.config, BLTConfig):
-            assert source.patcher is not None
-            threshold = source.patcher.threshold or 0.0
-            # A number that the compiled program is given, so it is no part of what the program is made for.
-            patcher = dataclasses.replace(source.patcher, threshold=0.0)
-            entropy = source.entropy_config if patcher.rule == "entropy" else None
-            model = Latent(source.config, patcher, entropy, capacity, self.patch_capacity, ahead)
-            params = state.prepare(source.params, source.entropy_params if entropy is not None else None)
-        else:
-            assert isinstance(source.config, LanguageModelConfig)  # a Source refuses all others
-            model, params = source.config, flat.prepare(source.params)
+        model, params = prepared(source, capacity, self.patch_capacity, ahead)
         # On the device once, and not again with every call.
         self._params = jax.tree.map(jnp.asarray, params)
         self._mesh = mesh_of(source.params)
-        self._threshold = jnp.float32(threshold)
+        self._threshold = jnp.float32(0.0 if source.patcher is None else source.patcher.threshold or 0.0)
         self._program = Program(model, capacity, min(part, capacity), decode.TOGETHER)
         self._id_bytes = jnp.asarray(source.id_bytes())
 
@@ -220,6 +209,12 @@ class Generator:
             raise ValueError("prompts=[]: pass at least one; an empty prompt is allowed.")
         rows = [self.source.ids_of(prompt) for prompt in prompts]
         for number, ids in enumerate(rows):
+            longest = self._program.kind.longest(self._program.model)
+            if longest is not None and len(ids) + max_new_bytes > longest:
+                raise ValueError(
+                    f"prompts[{number}] has {len(ids)} ids, which with max_new_bytes={max_new_bytes} more exceed the "
+                    f"{longest} that the model has positions for: shorten one of them."
+                )
             if len(ids) + max_new_bytes > self.capacity:
                 raise ValueError(
                     f"prompts[{number}] has {len(ids)} ids, which with max_new_bytes={max_new_bytes} more do not fit "
@@ -252,12 +247,11 @@ class Generator:
         return self._checked(session)
 
     def _checked(self, session: Session) -> Session:
-        if isinstance(session.state, LatentState):
-            most = int(np.asarray(session.state.patches).max())
-            if most > self.patch_capacity:
-                raise ValueError(
-                    f"patch_capacity={self.patch_capacity}: a row has {most} patches; make a Generator with more room."
-                )
+        most = int(np.asarray(session.starts)[:, 1:].sum(axis=1).max())  # a start at 0 ends none
+        if most > self.patch_capacity:
+            raise ValueError(
+                f"patch_capacity={self.patch_capacity}: a row has {most} patches; make a Generator with more room."
+            )
         return session
 
     def _drawn(self, rows: list[np.ndarray], session: Session) -> list[np.ndarray]:
@@ -276,7 +270,7 @@ class Generator:
         rounds, latent_rounds, patches = (
             np.asarray(x) for x in (session.rounds, session.latent_rounds, session.drawn_patches)
         )
-        patcher = self.source.patcher
+        patcher, patched = self.source.patcher, self._program.kind.patched
         out = []
         for number, (prompt, ids) in enumerate(zip(rows, self._drawn(rows, session), strict=True)):
             text = self.source.text_of(ids)[:max_new_bytes]
@@ -295,7 +289,7 @@ class Generator:
                     nats=nats[number, len(prompt) : end],
                     ended_by=reason,
                     prompt_ids=prompt,
-                    starts=None if patcher is None else starts[number, :end],
+                    starts=starts[number, :end] if patched else None,
                     entropies=entropies[number, :end] if patcher is not None and patcher.rule == "entropy" else None,
                     guesses=found if self.ahead else None,
                 )

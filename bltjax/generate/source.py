@@ -1,6 +1,7 @@
-"""What is generated from: a model of any family with its weights, and what turns text into its ids.
+"""What is generated from, and scored: a model of any family with its weights, and what turns text into its ids.
 
-In goes what a checkpoint holds; out comes a `Source` that `Generator` can run, or one error that says what is missing.
+In goes what a checkpoint holds; out comes a `Source`, or one error that says what is missing. `Generator` runs it, if
+its family has a step form (`kinds`); `bltjax.evaluate` scores it.
 """
 
 import dataclasses
@@ -11,13 +12,10 @@ from jaxtyping import Bool, Int, Int32
 
 from bltjax import vocabulary
 from bltjax.config import (
-    BLTConfig,
     EntropyModelConfig,
     LanguageModelConfig,
-    MegabyteConfig,
     ModelConfig,
     PatcherConfig,
-    SpaceByteConfig,
 )
 from bltjax.interop.huggingface_config import Pretrained
 from bltjax.patching.rules import PREFIX_CONSISTENT, entropy_threshold
@@ -41,14 +39,14 @@ class Source:
     """A model with its weights, of any family.
 
     Attributes:
-      config: a BLT, a flat byte or token model, or an entropy model (which is one of bytes).
+      config: of any family.
       params: of the model; a nested dict of arrays.
-      patcher: for a BLT, the rule that it was trained with.
-      entropy_config: for a BLT whose rule needs entropies, their model; entropy_params: its params.
+      patcher: for a model that reads patches, the rule that it was trained with.
+      entropy_config: for a rule that needs entropies, their model; entropy_params: its params.
       tokenizer: for a token model.
 
     Raises:
-      ValueError: for a BLT that can't be patched as it is generated, or a part that is missing or not needed.
+      ValueError: for a rule that can't be followed while text is generated, or a part that is missing or not needed.
     """
 
     config: ModelConfig
@@ -59,12 +57,10 @@ class Source:
     tokenizer: Tokenizer | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.config, MegabyteConfig | SpaceByteConfig):
-            raise ValueError(f"config={self.config!r}: this family is trained and scored, but has no step form yet.")
-        is_blt = isinstance(self.config, BLTConfig)
         is_token = isinstance(self.config, LanguageModelConfig) and not self.config.bytes_only
-        if is_blt != (self.patcher is not None):
-            problem = "needs the rule that cuts its patches" if is_blt else "is no BLT, and takes none"
+        reads = self.config.reads_patches
+        if reads != (self.patcher is not None):
+            problem = "needs the rule that cuts its patches" if reads else "reads no patches, and takes none"
             raise ValueError(f"patcher={self.patcher!r}: a {type(self.config).__name__} {problem}.")
         by_entropy = self.patcher is not None and self.patcher.rule == "entropy"
         if self.patcher is not None and not PREFIX_CONSISTENT[self.patcher.rule]:
@@ -74,8 +70,8 @@ class Source:
             )
         if by_entropy and (self.entropy_config is None or self.entropy_params is None):
             raise ValueError(
-                "entropy_params=None: the entropy rule needs the entropy model that the BLT was trained with; give its "
-                "configuration and params, or another patcher, such as PatcherConfig(rule='space')."
+                "entropy_params=None: the entropy rule needs the entropy model that the model was trained with; give "
+                "its configuration and params, or another patcher, such as PatcherConfig(rule='space')."
             )
         if by_entropy and self.patcher is not None:
             entropy_threshold(self.patcher)

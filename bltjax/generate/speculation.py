@@ -71,7 +71,7 @@ def draw_ahead(
         nats = jax.nn.logsumexp(before, axis=-1) - jnp.take_along_axis(before, ids[:, :, None], axis=-1)[:, :, 0]
         places = jnp.where(index < stay[:, None], position[:, None] + index, program.positions)
         state = latent.decided(model, state, decision, ids, position, stay)
-        session = noted(program, session, decision, position, stay)
+        session = noted(program, session, decision.starts, decision.entropies, position, stay)
         session = dataclasses.replace(
             session,
             state=latent.settle(model, state, taken, position, stay),

@@ -26,9 +26,9 @@ def blt(**changes):
         (lambda: blt(patcher=PatcherConfig(rule="bpe")), "'bpe': where its patches end depends on bytes that are not"),
         (lambda: blt(entropy_params=None), "entropy_params=None: the entropy rule needs the entropy model"),
         (lambda: blt(patcher=PatcherConfig()), r"patcher\.threshold=None: not yet calibrated"),
-        (lambda: Source(FLAT, {}, PATCHER), "a ByteTransformerConfig is no BLT, and takes none"),
-        (lambda: Source(preset("megabyte-tiny"), {}), "trained and scored, but has no step form"),
-        (lambda: Source(preset("spacebyte-tiny"), {}, PATCHER), "trained and scored, but has no step form"),
+        (lambda: Source(FLAT, {}, PATCHER), "a ByteTransformerConfig reads no patches, and takes none"),
+        (lambda: Source(preset("megabyte-tiny"), {}, PATCHER), "a MegabyteConfig reads no patches, and takes none"),
+        (lambda: Source(preset("spacebyte-tiny"), {}), "patcher=None: a SpaceByteConfig needs the rule"),
         (lambda: Source(TOKENS, {}), "tokenizer=None: a TokenTransformerConfig needs its tokenizer"),
         (lambda: Source(FLAT, {}, tokenizer=Reversed()), "reads bytes, and takes none"),
         (

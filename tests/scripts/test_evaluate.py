@@ -79,14 +79,21 @@ def scored(capsys, monkeypatch, folder, *arguments):
     return json.loads((folder / "scores.json").read_bytes())
 
 
-@pytest.mark.parametrize("family", ["blt", "byte", "token", "entropy"])
+SLOW = [pytest.param(family, marks=pytest.mark.slow) for family in ("megabyte", "spacebyte")]
+
+
+@pytest.mark.parametrize("family", ["blt", "byte", "token", "entropy", *SLOW])
 def test_a_run_is_scored_as_training_scores_it(runs, family, tmp_path, capsys, monkeypatch):
+    if not (runs / family).exists():
+        write_run(runs / family, f"{family}-tiny")
+        reads = preset(f"{family}-tiny").reads_patches
+        Provenance.of(runs / ("blt" if reads else "byte")).write(runs / family)
     found = scored(capsys, monkeypatch, tmp_path, runs / family)
     # As scripts/train.py does at the end of a run.
     source, made = load_source(runs / family), Provenance.of(runs / family)
     assert made.corpus_folder is not None
-    config = TrainConfig(source.config, steps=3, patcher=PATCHER if family == "blt" else None)
-    inputs = Inputs(Corpus.open(made.corpus_folder), config, made.entropy_run if family == "blt" else None)
+    config = TrainConfig(source.config, steps=3, patcher=PATCHER if source.config.reads_patches else None)
+    inputs = Inputs(Corpus.open(made.corpus_folder), config, made.entropy_run)
     expected = evaluate(source.config, source.params, heldout_batches(inputs.heldout(), 64, 32, 8), mesh=make_mesh())
     total = Score(**found["sums"])
     assert (total.bytes, total.specials) == (expected.bytes, expected.specials)

@@ -9,7 +9,8 @@ import pytest
 
 from bltjax.generate import Continuation
 from scripts import generate as script
-from tests.studies import write_study
+from tests.generate.models import quick_compilation
+from tests.studies import write_run, write_study
 
 SCRIPT = Path(script.__file__)
 
@@ -49,6 +50,18 @@ def test_guessing_ahead_writes_the_same_and_says_how_far_it_held(runs, capsysbin
     assert re.search(rb"; [1-4]\.\d\d bytes a round, the global model ran \d+ times instead of \d+", error)
 
 
+@pytest.mark.slow
+def test_a_run_of_megabyte_writes_too(tmp_path, capsysbinary, monkeypatch):
+    write_run(tmp_path / "run", "megabyte-tiny")
+    model = (tmp_path / "run", "one two", "--max-new-bytes", 12, "--ignore-eos", "--raw")
+    with quick_compilation():
+        given, error = run(capsysbinary, monkeypatch, *model)
+    assert len(given) == 12
+    assert b"; 3 patches began" in error  # at positions 9, 13 and 17, of patches of 4 after BOS
+    with pytest.raises(SystemExit, match=r"show_patches: .* holds a model that is given none"):
+        run(capsysbinary, monkeypatch, *model, "--show-patches")
+
+
 def test_patches_are_shown_and_written(runs, tmp_path, capsysbinary, monkeypatch):
     page = tmp_path / "page.html"
     out = run(
@@ -75,7 +88,7 @@ def test_colours_turn_where_patches_start_and_bytes_are_escaped():
         (("{runs}/blt", "a", "--temperature", "-1"), "temperature=-1"),
         (("{runs}/blt", "a", "--interactive"), "prompt and interactive: give one source of prompts"),
         (("{runs}/absent", "a"), "absent holds no run"),
-        (("{runs}/../entropy-a", "a", "--show-patches"), "holds a flat model, which has none"),
+        (("{runs}/../entropy-a", "a", "--show-patches"), "holds a model that is given none"),
         (("{runs}/blt", "a", "--show-patches", "--view", "/absent/x.html"), "name a file in a folder that exists"),
         (("{runs}/blt", "a", "--capacity", "4"), "do not fit in capacity=4"),
         (("{runs}/blt", "a", "--ahead", "-1"), "ahead=-1: must be at least 0"),
