@@ -7,6 +7,7 @@ stopped half-way is done again (or, for the entropy model's training, gone on wi
 import functools
 import hashlib
 from collections.abc import Callable, Hashable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -71,6 +72,21 @@ def limited(documents: Sources, max_bytes: int | None) -> Sources:
     return Sources(choose, {**documents.origin, "at_most_bytes": max_bytes})
 
 
+def corpus_limit(study: Study) -> int | None:
+    """At most so many bytes of documents are taken; None: all."""
+    return EMBEDDED_BYTES if study.corpus_bytes is None and not study.corpus else study.corpus_bytes
+
+
+def corpus_folder(study: Study) -> Path:
+    """Where the corpus of a study lies, or will lie."""
+    return study.out / f"corpus-{digest([study.corpus, corpus_limit(study), study.heldout_percent])}"
+
+
+def is_prepared(study: Study) -> bool:
+    """Whether the corpus of a study lies there already."""
+    return (corpus_folder(study) / "manifest.json").is_file()
+
+
 class Inputs:
     """The inputs of a study, each made when it is first asked for.
 
@@ -84,11 +100,8 @@ class Inputs:
         self.study = study
         self._say = say
         self._made: dict[Hashable, Any] = {}
-        limit = study.corpus_bytes
-        if limit is None and not study.corpus:
-            limit = EMBEDDED_BYTES
-        folder = study.out / f"corpus-{digest([study.corpus, limit, study.heldout_percent])}"
-        if not (folder / "manifest.json").is_file():
+        folder, limit = corpus_folder(study), corpus_limit(study)
+        if not is_prepared(study):
             say(f"preparing the corpus: {', '.join(study.corpus) or 'the standard library of this Python'}")
             read = sources.read(study.corpus) if study.corpus else sources.embedded()
             prepare(limited(read, limit), folder, study.heldout_percent)
@@ -105,8 +118,11 @@ class Inputs:
         """A BPE of so many tokens, trained on the training split and checked on every held-out document."""
         return self._once(("tokenizer", vocabulary_size), lambda: self._tokenizer(vocabulary_size))
 
+    def _tokenizer_file(self, vocabulary_size: int) -> Path:
+        return self.corpus.folder / f"tokenizer-{vocabulary_size}.json"
+
     def _tokenizer(self, vocabulary_size: int) -> Tokenizer:
-        path = self.corpus.folder / f"tokenizer-{vocabulary_size}.json"
+        path = self._tokenizer_file(vocabulary_size)
         if path.is_file():
             tokenizer = Tokenizer.load(path)
         else:
@@ -116,11 +132,8 @@ class Inputs:
         return tokenizer
 
     @functools.cached_property
-    def entropy_fingerprint(self) -> dict[str, str]:
-        """What the stored entropies are known by: the entropy model's training, and the hash of its parameters.
-
-        Trains the entropy model and scores both splits with it, unless that is done.
-        """
+    def _entropy_training(self) -> tuple[TrainConfig, ByteSource, dict[str, str], Run]:
+        """How the entropy model is trained: its configuration, its rows, what it is known by, and its folder."""
         study, model = self.study, self.study.patcher_model()
         source = ByteSource(self.corpus.documents("train"), RowsConfig(bytes=study.row_bytes, batch=study.batch))
         steps = max(1, round(study.entropy_bytes / (study.batch * source.mean_row_bytes)))
@@ -133,16 +146,24 @@ class Inputs:
             checkpoint_every=1000,
         )
         identity = {"training": config_hash(config), "corpus": self.corpus.fingerprint}
-        run = Run(study.out / f"entropy-{digest(identity)}")
+        return config, source, identity, Run(study.out / f"entropy-{digest(identity)}")
+
+    @functools.cached_property
+    def entropy_fingerprint(self) -> dict[str, str]:
+        """What the stored entropies are known by: the entropy model's training, and the hash of its parameters.
+
+        Trains the entropy model and scores both splits with it, unless that is done.
+        """
+        config, source, identity, run = self._entropy_training
         manifest = run.manifest()
         if manifest is not None and manifest["status"] == "complete":
             return manifest["result"]["fingerprint"]
-        self._say(f"training the entropy model on {study.entropy_bytes / 1e6:.3g} MB, {steps:,} steps")
+        self._say(f"training the entropy model on {self.study.entropy_bytes / 1e6:.3g} MB, {config.steps:,} steps")
         manifest = run.begin({"id": digest(identity), "config": to_dict(config), "inputs": identity})
         done = fit(config, source, run.folder, progress=Progress("entropy model"), checkpoint_seconds=30)
         self._say("scoring the corpus with it")
         # The corpus is this study's own, and each run is known by the scores that it has read.
-        fingerprint = score_corpus(model, done.params, self.corpus, overwrite=True)
+        fingerprint = score_corpus(self.study.patcher_model(), done.params, self.corpus, overwrite=True)
         run.finish(manifest, {"fingerprint": fingerprint, "device_seconds": done.device_seconds})
         return fingerprint
 
@@ -168,6 +189,16 @@ class Inputs:
         if split == "train":
             check_starts(config, starts, ByteStream(documents).document_starts, self.study.row_bytes)
         return starts
+
+    def trained(self, model: ModelConfig, wanted: PatcherConfig | None) -> bool:
+        """Whether what the rows of a model need lies there: a tokenizer, or an entropy model and its scores."""
+        if wanted is not None and wanted.rule == "entropy":
+            return self._entropy_training[-1].complete
+        if wanted is not None and wanted.rule == "bpe":
+            return self._tokenizer_file(self.study.delimiter_tokens).is_file()
+        if isinstance(model, TokenTransformerConfig):
+            return self._tokenizer_file(model.vocabulary_size - vocabulary.OFFSET).is_file()
+        return True
 
     def source(self, model: ModelConfig, wanted: PatcherConfig | None, split: Split) -> StreamSource:
         """A split as rows that a model reads, cut as asked for where it reads patches."""

@@ -31,7 +31,7 @@ from bltjax.scaling.store import digest
 
 RATE_WIDTH = 64  # the width for which Study.peak_rate is meant
 FEWEST_STEPS, MOST_EPOCHS, LEAST_FILL = 10, 4, 0.9  # beyond these a plan warns
-_NOMINAL_BYTES = 4.0  # of a token or a patch, before it is measured; only to refuse budgets that are far too small
+NOMINAL_BYTES = 4.0  # of a token or a patch, before it is measured; only to refuse budgets that are far too small
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +167,7 @@ class Study:
         for name, model in self.models().items():
             for wanted in self.patchers_of(name):
                 is_bytes = wanted is None and not isinstance(model, TokenTransformerConfig)
-                unit = 1.0 if is_bytes else patch_size(wanted) or _NOMINAL_BYTES
+                unit = 1.0 if is_bytes else patch_size(wanted) or NOMINAL_BYTES
                 cost = flops_per_byte(model, unit, self.row_bytes).training * self.row_bytes * self.batch
                 steps_within(min(self.budgets), name, cost)
 
@@ -190,14 +190,18 @@ def steps_within(budget: float, name: str, flops_per_step: float, shared_flops: 
 
 @dataclasses.dataclass(frozen=True)
 class RowFacts:
-    """What training rows hold, measured on the training split."""
+    """What training rows hold, measured on the training split; or, before that is there, as it is wanted."""
 
-    corpus_bytes: int  # raw bytes of the split
+    corpus_bytes: int | None  # raw bytes of the split; None: not known before the text is read
     positions: int  # of the byte stream that a row has room for; with the delimiters of a row, where there are any
     mean_row_bytes: float  # raw bytes per row
     unit_bytes: float  # raw bytes per patch or token; 1 for bytes
     byte_fill: float  # raw bytes per byte position
     slot_fill: float  # patches or tokens per slot
+
+    def epochs(self, seen: float) -> float | None:
+        """How often the split is passed over in so many bytes; None where its size is not known."""
+        return None if self.corpus_bytes is None else seen / self.corpus_bytes
 
     @classmethod
     def of(cls, source: Source, model: ModelConfig) -> "RowFacts":
@@ -251,8 +255,8 @@ class RunPlan:
         return self.train.steps * self.train.rows.batch * self.facts.mean_row_bytes
 
     @property
-    def epochs(self) -> float:
-        return self.bytes / self.facts.corpus_bytes
+    def epochs(self) -> float | None:
+        return self.facts.epochs(self.bytes)
 
     @property
     def training_flops(self) -> float:
@@ -263,7 +267,7 @@ class RunPlan:
         out = []
         if self.train.steps < FEWEST_STEPS:
             out.append(f"only {self.train.steps} steps")
-        if self.epochs > MOST_EPOCHS:
+        if self.epochs is not None and self.epochs > MOST_EPOCHS:
             out.append(f"{self.epochs:.1f} epochs: repeated data teach less")
         if self.facts.slot_fill < LEAST_FILL:
             out.append(f"{1 - self.facts.slot_fill:.0%} of the {_units(self.train.model)} slots are empty")
@@ -365,10 +369,11 @@ def plan_table(plans: Sequence[RunPlan]) -> str:
     head = ("run", "budget", "FLOPs/byte paper", "full", "steps", "MB", "epochs", "bytes/unit", "fill")
     lines = [("{:<16} {:>8} {:>16} {:>8} {:>7} {:>7} {:>6} {:>10} {:>5}").format(*head)]
     for plan in plans:
+        epochs = "?" if plan.epochs is None else f"{plan.epochs:.2f}"
         paper, full = (plan.flops[each].training for each in ("paper", "full"))
         lines.append(
             f"{plan.name:<16} {plan.budget:>8.2g} {paper:>16.3g} {full:>8.3g} {plan.train.steps:>7,} "
-            f"{plan.bytes / 1e6:>7.2f} {plan.epochs:>6.2f} {plan.facts.unit_bytes:>10.2f} {plan.facts.slot_fill:>5.0%}"
+            f"{plan.bytes / 1e6:>7.2f} {epochs:>6} {plan.facts.unit_bytes:>10.2f} {plan.facts.slot_fill:>5.0%}"
         )
     by_warning: dict[str, list[str]] = {}
     for plan in plans:

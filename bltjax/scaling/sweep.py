@@ -112,7 +112,7 @@ def execute(study: Study, plan: RunPlan, inputs: Inputs, label: str = "") -> Jso
             "heldout_special_bits": score.special_nats / math.log(2) / max(score.specials, 1),
             "heldout_unit_bytes": inputs.heldout_unit_bytes(model, plan.wanted),
             "bytes_seen": result.bytes_seen,
-            "epochs": result.bytes_seen / plan.facts.corpus_bytes,
+            "epochs": plan.facts.epochs(result.bytes_seen),
             "fill": result.fill,
             "training_flops": {name: cost.training * result.bytes_seen for name, cost in plan.flops.items()},
             "device_seconds": result.device_seconds,

@@ -1,0 +1,126 @@
+"""The runs of a study before it begins: with rows as measured where its inputs lie there, else as they are wanted.
+
+A study measures its rows once its corpus is read, its tokenizer trained and its entropy model done. Before that a run
+is planned with full rows, with patches of the size that is asked for, and with tokens (and words) of 4 bytes. Which of
+the two a number rests on is kept with it.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from bltjax.config import ModelConfig, PatcherConfig, RowsConfig, TokenTransformerConfig
+from bltjax.data.rows import default_slots
+from bltjax.scaling.inputs import Inputs, corpus_limit, is_prepared
+from bltjax.scaling.plan import NOMINAL_BYTES, RowFacts, RunPlan, Study, plan_run
+from bltjax.scaling.series import patch_size
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """What is known of a study's text, in bytes; None: not known before it is read."""
+
+    train_bytes: int | None
+    heldout_bytes: int | None  # of all documents that are held out
+    measured: bool
+    words: str  # where the numbers come from
+
+
+@dataclasses.dataclass(frozen=True)
+class Foreseen:
+    """A run, and whether its rows were measured."""
+
+    plan: RunPlan
+    measured: bool
+
+    def warnings(self) -> list[str]:
+        """What a reader of its result should know; how full rows are is only known once they are measured."""
+        if self.measured:
+            return self.plan.warnings()
+        full = dataclasses.replace(self.plan.facts, byte_fill=1.0, slot_fill=1.0)
+        return dataclasses.replace(self.plan, facts=full).warnings()
+
+
+@dataclasses.dataclass(frozen=True)
+class Forecast:
+    """All runs of a study, cheapest budget first, and the text that they are to read."""
+
+    study: Study
+    text: Text
+    runs: tuple[Foreseen, ...]
+
+    @property
+    def by_entropy(self) -> bool:
+        """Whether an entropy model is trained first, which the runs share."""
+        return any(run.plan.by_entropy for run in self.runs)
+
+
+def forecast(study: Study, say: Callable[[str], None], prepare: bool = False) -> Forecast:
+    """The runs of a study.
+
+    Args:
+      prepare: prepare the corpus, train tokenizers and the entropy model first, as the study does: the study finds
+        them there, and all rows are measured. Otherwise nothing is made, and only what lies there is measured.
+
+    Raises:
+      ValueError: for a budget of less than one step.
+    """
+    inputs = Inputs(study, say) if prepare or is_prepared(study) else None
+    text = _text(study, inputs)
+    runs = []
+    for name, model in study.models().items():
+        for wanted in study.patchers_of(name):
+            if inputs is not None and (prepare or inputs.trained(model, wanted)):
+                source = inputs.source(model, wanted, "train")
+                rows, facts = source.config, RowFacts.of(source, model)
+                patcher = None if wanted is None else inputs.patcher(wanted)
+                identity, measured = inputs.identity(model, wanted), True
+            else:
+                rows, facts = expected_rows(study, model, wanted, text.train_bytes)
+                patcher, identity, measured = wanted, None, False
+            for budget in study.budgets:
+                for seed in study.seeds:
+                    plan = plan_run(study, name, model, rows, facts, budget, seed, patcher, wanted, identity)
+                    runs.append(Foreseen(plan, measured))
+    return Forecast(study, text, tuple(sorted(runs, key=lambda run: run.plan.budget)))
+
+
+def _text(study: Study, inputs: Inputs | None) -> Text:
+    if inputs is not None:
+        sizes = [inputs.corpus.documents(split).total_bytes for split in ("train", "heldout")]
+        return Text(sizes[0], sizes[1], True, f"corpus {inputs.corpus.fingerprint}, as prepared")
+    limit = corpus_limit(study)
+    if limit is None:
+        return Text(None, None, False, "the corpus was not read: how large it is is not known")
+    heldout = round(limit * study.heldout_percent / 100)
+    return Text(limit - heldout, heldout, False, f"the corpus was not read: taken to have {limit:,} bytes, its limit")
+
+
+def expected_rows(
+    study: Study, model: ModelConfig, wanted: PatcherConfig | None, train_bytes: int | None
+) -> tuple[RowsConfig, RowFacts]:
+    """The rows of a model if its text were cut as is wanted, evenly and without a byte left over.
+
+    Patches whose rule has no choice of size, and tokens, are taken to hold NOMINAL_BYTES.
+    """
+    positions = study.row_bytes
+    is_token = isinstance(model, TokenTransformerConfig)
+    if not (is_token or model.reads_patches):
+        rows = RowsConfig(bytes=positions, batch=study.batch)
+        return rows, RowFacts(train_bytes, positions, float(positions), 1.0, 1.0, 1.0)
+    unit = min(patch_size(wanted) or NOMINAL_BYTES, float(positions))
+    slots = default_slots(np.array([math.ceil(positions / unit)], np.int64))
+    delimiters = 0
+    if wanted is not None and wanted.rule == "bpe":
+        delimiters, slots = slots, slots + 2  # each token spelt in bytes has a delimiter; see data.delimited
+    facts = RowFacts(
+        corpus_bytes=train_bytes,
+        positions=positions + delimiters,
+        mean_row_bytes=float(positions),
+        unit_bytes=unit,
+        byte_fill=positions / (positions + delimiters),
+        slot_fill=positions / unit / slots,
+    )
+    return RowsConfig(bytes=positions, slots=slots, batch=study.batch), facts
