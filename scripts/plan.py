@@ -112,7 +112,7 @@ def main(arguments: Arguments) -> None:
     found = costed(arguments, planned, machine)
     print(ledger.as_text(found))
     if probes:
-        print(f"\nWhat was measured, for {arguments.machines}:\n{fraction_toml(machine, probes)}")
+        print(f"\nWhat was measured, to be kept in {arguments.machines.name}:\n{fraction_toml(machine, probes)}")
     print(f"\nTo run it:\n{command(study)}")
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(ledger.as_json(found), indent=1, default=str, allow_nan=False) + "\n")

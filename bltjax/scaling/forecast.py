@@ -16,6 +16,7 @@ from bltjax.data.rows import default_slots
 from bltjax.scaling.inputs import Inputs, corpus_limit, is_prepared
 from bltjax.scaling.plan import NOMINAL_BYTES, RowFacts, RunPlan, Study, plan_run
 from bltjax.scaling.series import patch_size
+from bltjax.scaling.sweep import run_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,10 +31,11 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class Foreseen:
-    """A run, and whether its rows were measured."""
+    """A run, whether its rows were measured, and whether it is complete, so that nothing is left to be spent."""
 
     plan: RunPlan
     measured: bool
+    done: bool = False
 
     def warnings(self) -> list[str]:
         """What a reader of its result should know; how full rows are is only known once they are measured."""
@@ -50,6 +52,7 @@ class Forecast:
     study: Study
     text: Text
     runs: tuple[Foreseen, ...]
+    entropy_done: bool = False  # whether the entropy model is trained, and the text scored with it
 
     @property
     def by_entropy(self) -> bool:
@@ -83,8 +86,10 @@ def forecast(study: Study, say: Callable[[str], None], prepare: bool = False) ->
             for budget in study.budgets:
                 for seed in study.seeds:
                     plan = plan_run(study, name, model, rows, facts, budget, seed, patcher, wanted, identity)
-                    runs.append(Foreseen(plan, measured))
-    return Forecast(study, text, tuple(sorted(runs, key=lambda run: run.plan.budget)))
+                    runs.append(Foreseen(plan, measured, measured and run_of(study, plan).complete))
+    runs.sort(key=lambda run: run.plan.budget)
+    entropy_done = any(run.measured and run.plan.by_entropy for run in runs)
+    return Forecast(study, text, tuple(runs), entropy_done)
 
 
 def _text(study: Study, inputs: Inputs | None) -> Text:

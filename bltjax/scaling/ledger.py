@@ -122,8 +122,8 @@ def runs(bill: Bill) -> Table:
                 _known(plan.epochs, lambda value: f"{value:.2f}"), f"{guess}{plan.train.steps:,}", *flops,
             )  # fmt: skip
         rows.append((
-            item.label, *about, _known(item.seconds, hours_text), _known(item.device_seconds, hours_text),
-            _known(item.money, money_text),
+            item.label + "*" * item.done, *about,
+            _known(item.seconds, hours_text), _known(item.device_seconds, hours_text), _known(item.money, money_text),
         ))  # fmt: skip
     return Table("Runs", head, tuple(rows))
 
@@ -194,6 +194,7 @@ def record(bill: Bill, item: Item) -> dict[str, Any]:
         "hours": None if item.seconds is None else item.seconds / 3600,
         "device_hours": None if item.device_seconds is None else item.device_seconds / 3600,
         "money": item.money,
+        "done": item.done,
         "currency": bill.machine.currency,
     }
     if item.run is None:

@@ -52,6 +52,7 @@ class Item:
     seconds: float | None
     device_seconds: float | None
     money: float | None
+    done: bool  # complete: it is spent already
 
     @property
     def name(self) -> str:
@@ -88,35 +89,42 @@ class Bill:
     notes: tuple[str, ...]  # what a reader should know
 
     def totals(self) -> list[Total]:
-        """By series, in the order of the study, then what runs share, then all."""
+        """By series, in the order of the study, then what runs share, all, and what is left where some are done."""
         series = dict.fromkeys(item.series for item in self.items)
-        return [_total(name, [item for item in self.items if item.series == name]) for name in series] + [self.total]
+        out = [_total(name, [item for item in self.items if item.series == name]) for name in series] + [self.total]
+        return [*out, self.left] if any(item.done for item in self.items) else out
 
     @property
     def total(self) -> Total:
         return _total("all", self.items)
 
+    @property
+    def left(self) -> Total:
+        """What is not done yet: that is what a cap is held to."""
+        return _total("left", [item for item in self.items if not item.done])
+
     def check(self, max_money: float | None = None, max_device_hours: float | None = None) -> None:
-        """Refuses a study above a cap.
+        """Refuses a study of which more is left than a cap allows.
 
         Raises:
           OverCap: naming the sum and the dearest runs.
           ValueError: for a cap that can't be checked, since the price or a share of the peak is not known.
         """
-        total, machine = self.total, self.machine
+        total, machine = self.left, self.machine
+        items = [item for item in self.items if not item.done]
         if max_money is not None:
             if total.money is None:
                 missing = "price" if machine.price is None else "measured fraction of peak"
                 raise ValueError(f"max_money={max_money:g}: can't be checked, [{machine.name}] has no {missing}.")
             unit = f" {machine.currency}"
-            _refuse_above("max_money", max_money, total.money, unit, [(i.money or 0.0, i.name) for i in self.items])
+            _refuse_above("max_money", max_money, total.money, unit, [(i.money or 0.0, i.name) for i in items])
         if max_device_hours is not None:
             if total.device_seconds is None:
                 raise ValueError(
                     f"max_device_hours={max_device_hours:g}: can't be checked, [{machine.name}] lacks a measured "
                     "fraction of peak for some model; see --probe."
                 )
-            costs = [((i.device_seconds or 0.0) / 3600, i.name) for i in self.items]
+            costs = [((i.device_seconds or 0.0) / 3600, i.name) for i in items]
             _refuse_above("max_device_hours", max_device_hours, total.device_seconds / 3600, " device-hours", costs)
 
 
@@ -201,13 +209,19 @@ def bill(
     speed = machine.peak_of(study.dtype) * machine.devices
 
     def item(
-        label: str, series: str, names: Sequence[str], run: Foreseen | None, training: float, scoring: float | None
+        label: str,
+        series: str,
+        names: Sequence[str],
+        run: Foreseen | None,
+        training: float,
+        scoring: float | None,
+        done: bool,
     ) -> Item:
         fraction = machine.fraction_of(names)
         seconds = None if fraction is None else (training + (scoring or 0.0)) / (speed * fraction)
         spent = None if seconds is None else seconds * machine.devices
         money = None if spent is None else machine.cost(spent)
-        return Item(label, series, run, training, scoring, fraction, seconds, spent, money)
+        return Item(label, series, run, training, scoring, fraction, seconds, spent, money, done)
 
     items, scored = [], scored_bytes(forecast)
     for run in forecast.runs:
@@ -215,13 +229,14 @@ def bill(
         label, own = label_of(study, plan), plan.flops["full"].model
         names = (label, plan.name, plan.series, named(plan.name)[0], plan.family)
         scoring = None if scored is None else own * scored
-        items.append(item(label, plan.series, names, run, 3 * own * plan.bytes, scoring))
+        items.append(item(label, plan.series, names, run, 3 * own * plan.bytes, scoring, run.done))
     if forecast.by_entropy:
         forward, text = patcher_cost(study).model, forecast.text
         corpus = _sum([text.train_bytes, text.heldout_bytes])
         scoring = None if corpus is None else forward * corpus
         names = (study.entropy_model, SHARED)
-        items.append(item(study.entropy_model, SHARED, names, None, 3 * forward * study.entropy_bytes, scoring))
+        training = 3 * forward * study.entropy_bytes
+        items.append(item(study.entropy_model, SHARED, names, None, training, scoring, forecast.entropy_done))
     found = Bill(forecast, machine, tuple(items), footprints, tuple(predictions), ())
     today = today or datetime.date.today()
     return dataclasses.replace(found, notes=(*_warnings(found), *notes, *machine.warnings(today)))
@@ -255,6 +270,9 @@ def _warnings(found: Bill) -> list[str]:
         out.append(f"no measured fraction of peak, so no hours: {', '.join(slow)}; --probe measures them")
     if machine.price is None:
         out.append(f"money is unknown: [{machine.name}] has no price")
+    done = sum(item.done for item in found.items)
+    if done:
+        out.append(f"{done} of {len(found.items)} are done already (marked *); a cap is held to what is left")
     unscored = dict.fromkeys(item.label for item in found.items if item.scoring is None)
     if unscored:
         out.append(f"how many bytes are to be scored is not known, so hours leave it out: {', '.join(unscored)}")

@@ -7,7 +7,7 @@ from bltjax.presets import preset
 from bltjax.scaling.forecast import expected_rows, forecast
 from bltjax.scaling.inputs import EMBEDDED_BYTES, Inputs, corpus_folder
 from bltjax.scaling.plan import MOST_EPOCHS, Study, run_hash
-from bltjax.scaling.sweep import plan_study
+from bltjax.scaling.sweep import plan_study, run_of
 from tests.scaling.conftest import tiny_study
 
 
@@ -75,6 +75,10 @@ def test_what_lies_there_is_measured_and_epochs_are_those_of_the_corpus(study, t
     assert [("epochs" in text) for text in said] == [run.plan.epochs > MOST_EPOCHS for run in planned.runs]
     # Runs that are measured are those that the study will do, by their hashes too.
     own = dataclasses.replace(study, preset=("byte-tiny", "token-tiny"))
+    assert not any(run.done for run in planned.runs) and not planned.entropy_done
+    finished = next(run.plan for run in planned.runs if run.measured)
+    run_of(study, finished).finish({"id": "x"}, {})
+    assert [run.plan for run in forecast(study, quiet).runs if run.done] == [finished]
     hashes = [run_hash(run.plan) for run in forecast(own, quiet).runs]
     assert hashes == [run_hash(plan) for plan in plan_study(own, Inputs(own, quiet))]
 
@@ -88,7 +92,7 @@ def test_how_full_rows_are_is_not_warned_of_before_it_is_measured(tmp_path):
 @pytest.mark.slow
 def test_prepared_every_run_is_the_one_that_the_study_does(study):
     planned = forecast(study, quiet, prepare=True)
-    assert all(run.measured for run in planned.runs)
+    assert all(run.measured for run in planned.runs) and planned.entropy_done
     assert [run.plan for run in planned.runs] == plan_study(study, Inputs(study, quiet))
     assert [run.plan for run in forecast(study, quiet).runs] == [run.plan for run in planned.runs]
     assert (corpus_folder(study) / "manifest.json").is_file()

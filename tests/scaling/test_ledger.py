@@ -33,6 +33,14 @@ def test_every_run_has_a_line_with_its_numbers(found):
             assert words[5] == f"~{item.run.plan.train.steps:,}"
 
 
+def test_what_is_done_is_marked():
+    part = costed(WIDE, done=(1, "entropy"))
+    marked = [row[0] for row in ledger.runs(part).rows]
+    assert [i for i, label in enumerate(marked) if label.endswith("*")] == [1, 12]
+    assert [record["done"] for record in ledger.as_json(part)["items"]] == [label.endswith("*") for label in marked]
+    assert ledger.totals(part).rows[-1][0] == "left"
+
+
 def test_what_is_unknown_is_a_question_mark_and_never_nothing():
     free = costed(WIDE, FREE)
     for table in (ledger.runs(free), ledger.totals(free)):

@@ -26,8 +26,10 @@ STUDY = Study(
 WIDE = dataclasses.replace(STUDY, preset=("blt-tiny", "byte-tiny", "token-tiny"), budgets=(2e9, 6e9), seeds=(0, 1))
 
 
-def costed(study=STUDY, machine=MACHINE, footprint=SMALL, predictions=(), today=TODAY):
+def costed(study=STUDY, machine=MACHINE, footprint=SMALL, predictions=(), today=TODAY, done=()):
     planned = forecast(study, print)
+    runs = tuple(dataclasses.replace(run, done=i in done) for i, run in enumerate(planned.runs))
+    planned = dataclasses.replace(planned, runs=runs, entropy_done="entropy" in done)
     labels = {label_of(study, run.plan) for run in planned.runs}
     return bill(planned, machine, dict.fromkeys(labels, footprint), predictions, today=today)
 
@@ -106,6 +108,20 @@ def test_a_cap_a_cent_below_refuses_and_the_sum_itself_passes():
     assert names[0] in str(refused.value)
     with pytest.raises(OverCap, match="device-hours"):
         found.check(max_device_hours=0.999 * found.total.device_seconds / 3600)
+
+
+def test_a_cap_is_held_to_what_is_left():
+    dear = dataclasses.replace(MACHINE, price=3600.0)
+    whole, part = costed(WIDE, dear), costed(WIDE, dear, done=(0, 3, "entropy"))
+    assert part.total == whole.total and [total.of for total in part.totals()][-2:] == ["all", "left"]
+    spent = sum(whole.items[i].money for i in (0, 3, -1))
+    assert part.left.money == pytest.approx(whole.total.money - spent) and part.left.runs == 10
+    part.check(max_money=part.left.money)
+    with pytest.raises(OverCap) as refused:
+        part.check(max_money=part.left.money - 0.01)
+    assert part.items[-1].money > 0 and "entropy-cpu" not in str(refused.value)
+    assert any(note.startswith("3 of 13 are done already") for note in part.notes)
+    assert whole.left.money == whole.total.money and "left" not in [total.of for total in whole.totals()]
 
 
 def test_without_price_or_fraction_money_is_unknown_and_no_cap_can_be_kept():
