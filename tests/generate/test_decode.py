@@ -9,13 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bltjax.config import PatcherConfig
 from bltjax.families import abstract_params
-from bltjax.generate import decode, flat, state
+from bltjax.generate import Source, decode, flat, state
 from bltjax.generate.decode import BY_BYTES, BY_EOS, RUNNING, Limits, Program
+from bltjax.generate.kinds import prepared
 from bltjax.generate.sampling import Sampling, drawing
 from bltjax.generate.speculation import draw_ahead
 from bltjax.generate.state import Latent
 from bltjax.hlo import size_in_bytes
+from bltjax.presets import preset
 from tests import dense
 from tests.generate.models import CASES, FLAT, quick_compilation, random_rows, random_weights
 
@@ -67,14 +70,17 @@ def test_a_row_that_has_ended_stays_as_it_is():
     assert after.nats[0].tolist() == [0] * 24
 
 
-def compiled_loop(positions, ahead=0, batch=2):
+def compiled_loop(family, ahead, positions=4096, batch=2):
     """The loop that draws, for rows with room for so many bytes, and what its session holds."""
     case = CASES["released, global"]
-    program = Program(Latent(case.config, case.patcher, case.entropy, positions, positions, ahead), positions, 8)
-    zeros = functools.partial(jax.tree.map, lambda leaf: jnp.zeros(leaf.shape, leaf.dtype))
-    params = jax.eval_shape(
-        lambda: state.prepare(zeros(abstract_params(case.config)), zeros(abstract_params(case.entropy)))
-    )
+    config = case.config if family == "blt" else dataclasses.replace(preset("megabyte-tiny"), context_bytes=positions)
+
+    def zeros(config):
+        return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract_params(config))
+
+    given = (PatcherConfig(threshold=1.0), case.entropy, zeros(case.entropy)) if family == "blt" else ()
+    model, params = prepared(Source(config, zeros(config), *given), positions, positions, ahead)
+    program = Program(model, positions, 8)
     session = jax.eval_shape(
         lambda: decode.begin_rows(program, jnp.zeros((batch, positions), int), jnp.ones(batch, int))
     )
@@ -85,11 +91,14 @@ def compiled_loop(positions, ahead=0, batch=2):
     return lowered.compile({"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}), session
 
 
-@pytest.mark.parametrize("ahead", [0, pytest.param(3, marks=pytest.mark.slow)])
-def test_a_step_copies_no_cache_and_makes_nothing_as_large(ahead):
+@pytest.mark.parametrize(
+    ("family", "ahead"),
+    [("blt", 0), *(pytest.param(*each, marks=pytest.mark.slow) for each in (("blt", 3), ("megabyte", 0)))],
+)
+def test_a_step_copies_no_cache_and_makes_nothing_as_large(family, ahead):
     """XLA copies what it can't overwrite in place; one such copy a byte costs more than all of the arithmetic."""
-    compiled, session = compiled_loop(4096, ahead)
-    caches = [*session.state.latents.keys, *session.state.open_keys]
+    compiled, session = compiled_loop(family, ahead)
+    caches = [*session.state.latents.keys, *getattr(session.state, "open_keys", ())]
     smallest = min(leaf.size * leaf.dtype.itemsize for leaf in caches)
     copied = re.findall(r"= (\S+) copy\(", compiled.as_text())
     assert copied and max(map(size_in_bytes, copied)) < smallest / 2
