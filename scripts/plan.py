@@ -18,10 +18,9 @@ from typing import Annotated
 
 import tyro
 
-# Before JAX starts: a plan asks for no accelerator unless it measures one, a compiler asks no machine about itself.
-if not {"--probe", "--compile"} & set(sys.argv):
+# Before JAX starts: a plan asks for no accelerator unless it measures one, and no machine about itself.
+if "--probe" not in sys.argv:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-if "--compile" in sys.argv and "--probe" not in sys.argv:
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
 

@@ -121,22 +121,26 @@ def predictions(
       laws: of an earlier study; a series that has none goes by the ratio, with a note.
     """
     found: list[Prediction] = []
-    notes: list[str] = []
+    small: list[str] = []
+    without: list[str] = []
     grids: dict[str, dict[float, dict[int, float]]] = {}
     for plan in plans:
         size = non_embedding_parameters(plan.train.model)
         grids.setdefault(plan.series, {}).setdefault(plan.budget, {})[size] = plan.bytes
     for series, budgets in grids.items():
         if len(next(iter(budgets.values()))) < 3:
-            notes.append(f"{series}: fewer than three sizes, so no optimum will be fitted and none is predicted")
+            small.append(series)
             continue
         law = (laws or {}).get(series)
         if laws is not None and law is None:
-            notes.append(f"{series}: the earlier study has no law for it; {ratio:g} bytes a parameter were taken")
+            without.append(series)
         rule = f"{ratio:g} bytes a parameter" if law is None else "the law of the earlier study"
         for budget, grid in sorted(budgets.items()):
             sizes = np.array(sorted(grid), np.float64)
             seen = np.array([grid[int(size)] for size in sizes], np.float64)
             size, bound = by_ratio(sizes, seen, ratio) if law is None else by_law(sizes, seen, law)
             found.append(Prediction(series, budget, size, bound, rule))
+    notes = [f"fewer than three sizes, so no optimum will be fitted: {', '.join(small)}"] if small else []
+    if without:
+        notes.append(f"no law of the earlier study, so {ratio:g} bytes a parameter were taken: {', '.join(without)}")
     return found, notes

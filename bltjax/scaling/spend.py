@@ -108,7 +108,8 @@ class Bill:
 
         Raises:
           OverCap: naming the sum and the dearest runs.
-          ValueError: for a cap that can't be checked, since the price or a share of the peak is not known.
+          ValueError: for a cap that can't be checked, since the price or a share of the peak is not known, or how much
+            text is to be scored.
         """
         total, machine = self.left, self.machine
         items = [item for item in self.items if not item.done]
@@ -126,6 +127,12 @@ class Bill:
                 )
             costs = [((i.device_seconds or 0.0) / 3600, i.name) for i in items]
             _refuse_above("max_device_hours", max_device_hours, total.device_seconds / 3600, " device-hours", costs)
+        unscored = dict.fromkeys(item.label for item in items if item.scoring is None)
+        if unscored and (max_money is not None or max_device_hours is not None):
+            raise ValueError(
+                f"the cap can't be checked: how many bytes {', '.join(unscored)} must score is not known. Prepare the "
+                "corpus (--prepare), or set corpus_bytes in the study."
+            )
 
 
 def _refuse_above(flag: str, cap: float, total: float, unit: str, costs: Sequence[tuple[float, str]]) -> None:

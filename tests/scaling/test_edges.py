@@ -82,7 +82,7 @@ def test_a_series_without_a_law_goes_by_the_rule_and_says_so(tmp_path):
     laws = laws_of(table(tmp_path / "table.csv", ("blt",)))
     (found,), notes = predictions(plans(), laws=laws)
     assert "60 bytes a parameter" in found.rule
-    assert notes == ["byte: the earlier study has no law for it; 60 bytes a parameter were taken"]
+    assert notes == ["no law of the earlier study, so 60 bytes a parameter were taken: byte"]
 
 
 @pytest.mark.parametrize(

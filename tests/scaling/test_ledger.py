@@ -42,7 +42,7 @@ def test_what_is_done_is_marked():
 
 
 def test_what_is_unknown_is_a_question_mark_and_never_nothing():
-    free = costed(WIDE, FREE)
+    free = costed(dataclasses.replace(WIDE, corpus_bytes=None), FREE)
     for table in (ledger.runs(free), ledger.totals(free)):
         assert {row[-3:] for row in table.rows} == {("?", "?", "?")}
         assert table.head[-1] == "money"
@@ -93,7 +93,7 @@ def test_json_has_every_item_in_full_precision_and_nothing_but_json(found):
         if item.run is not None:
             plan = item.run.plan
             assert record["parameters"] == parameters(plan.train.model)
-            assert record["steps"] == plan.train.steps and record["epochs"] is None
+            assert record["steps"] == plan.train.steps and record["epochs"] == plan.epochs
             assert record["training_flops"]["paper"] == pytest.approx(plan.training_flops)
     assert values["totals"][-1]["money"] == found.total.money
     assert values["machine"]["noted"] == "2026-01-31"

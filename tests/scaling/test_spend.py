@@ -23,7 +23,9 @@ STUDY = Study(
     out=Path("nowhere/at/all"), corpus=("text",), preset=("byte-tiny",), budgets=(1e9,), row_bytes=256, batch=4,
     heldout_bytes=960,
 )  # fmt: skip
-WIDE = dataclasses.replace(STUDY, preset=("blt-tiny", "byte-tiny", "token-tiny"), budgets=(2e9, 6e9), seeds=(0, 1))
+WIDE = dataclasses.replace(
+    STUDY, preset=("blt-tiny", "byte-tiny", "token-tiny"), budgets=(2e9, 6e9), seeds=(0, 1), corpus_bytes=100_000
+)
 
 
 def costed(study=STUDY, machine=MACHINE, footprint=SMALL, predictions=(), today=TODAY, done=()):
@@ -56,7 +58,7 @@ def test_a_run_costs_what_arithmetic_says():
 
 
 def test_the_entropy_model_is_an_item_of_its_own_and_is_paid_once():
-    study = dataclasses.replace(WIDE, corpus_bytes=100_000, entropy_model="entropy-tiny", entropy_bytes=20_000)
+    study = dataclasses.replace(WIDE, entropy_model="entropy-tiny", entropy_bytes=20_000)
     *_, shared = costed(study).items
     # entropy-tiny: width 16, hidden 32, a window of 32 in rows of 256: the first 32 queries see 1 to 32 keys.
     keys = (32 * 33 / 2 + (256 - 32) * 32) / 256
@@ -145,6 +147,12 @@ def test_a_text_of_unknown_size_leaves_its_scoring_out_and_says_so():
     assert found.items[0].scoring is None
     assert found.items[0].seconds == pytest.approx(3 * FULL * STEPS * 1024 / (2 * 1e9 * 0.25))
     assert any("how many bytes are to be scored is not known" in note for note in found.notes)
+    # What is known is a lower bound: it can refuse, but it can't allow.
+    with pytest.raises(OverCap):
+        found.check(max_device_hours=found.total.device_seconds / 3601)
+    with pytest.raises(ValueError, match="can't be checked: how many bytes byte-tiny must score"):
+        found.check(max_device_hours=found.total.device_seconds / 3599)
+    found.check()
 
 
 def test_what_does_not_fit_into_a_device_is_said():
