@@ -1,5 +1,6 @@
 """From a model configuration to its module, and to the shapes of its parameters without allocating any."""
 
+import functools
 from typing import Any
 
 import jax
@@ -49,4 +50,10 @@ def initialize(config: ModelConfig, key: jax.Array) -> Any:
 
 def abstract_params(config: ModelConfig) -> Any:
     """The tree of jax.ShapeDtypeStruct that `initialize` would fill."""
-    return jax.eval_shape(lambda key: initialize(config, key), jax.random.key(0))
+    return jax.tree.map(lambda leaf: leaf, _shapes(config))  # dicts of its own: the caller may change them
+
+
+@functools.cache
+def _shapes(config: ModelConfig) -> Any:
+    made = jax.eval_shape(lambda key: initialize(config, key), jax.random.key(0))
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), made)

@@ -130,7 +130,7 @@ def measure_ours(task: Task) -> dict[str, Any]:
     if task.together is not None:
         decode.TOGETHER = task.together
     source = random_source(task.rule) if task.run is None else load_source(task.run)
-    room = task.prompt + task.new if task.rows > 1 or task.run else ROOM + PATCH_BYTES
+    room = 1 + task.prompt + task.new if task.rows > 1 or task.run else ROOM + PATCH_BYTES  # 1: texts get a BOS
     generator = Generator(source, capacity=room, ahead=task.ahead)
     prompts = prompts_of(task)
     sampling = Sampling(temperature=1.0) if task.rule == "entropy" else Sampling()

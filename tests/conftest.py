@@ -25,6 +25,9 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
 _cache = Path(os.environ.setdefault("BLTJAX_TEST_CACHE", str(ROOT / ".pytest_cache" / "d" / "jax")))
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_cache / os.environ.get("PYTEST_XDIST_WORKER", "main"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+# Tiny programs take longer to optimise than to run. What XLA makes of a program before it is turned into machine code,
+# its fusions, collectives and memory, is the same.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
 
 # How long an example takes says more of what else the machine does, and of a first compilation, than of the code.
@@ -42,6 +45,17 @@ def unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def room_for_programs() -> Iterator[None]:
+    """Forgets compiled programs before there are too many: each is some memory maps, of which a process has 65,530."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
+        import jax
+
+        jax.clear_caches()
 
 
 @pytest.fixture

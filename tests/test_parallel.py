@@ -55,7 +55,14 @@ BASELINES = {
 }
 ONE_AXIS = [{axis: size} for axis in ("replica", "data", "model", "sequence") for size in (2, 4)]
 MESHES = [*ONE_AXIS, {"data": 8}, {"sequence": 8}, {"data": 2, "model": 2, "sequence": 2}, {"replica": 2, "data": 4}]
-QUICK = [{"data": 8}, {"data": 2, "model": 2, "sequence": 2}, {"replica": 2, "sequence": 4}]
+ALL_BUT_REPLICA = {"data": 2, "model": 2, "sequence": 2}
+KINDS = (AxisType.Auto, AxisType.Explicit)
+QUICK = [({"data": 8}, KINDS[0]), (ALL_BUT_REPLICA, KINDS[1]), ({"replica": 2, "sequence": 4}, KINDS[0])]
+# A BLT under every mesh of both kinds; the others, of the same modules, under every mesh of one kind by turns.
+REST = [("blt", sizes, kind) for sizes in MESHES for kind in KINDS if (sizes, kind) not in QUICK]
+REST += [
+    (name, sizes, KINDS[(n + m) % 2]) for m, name in enumerate(["blt-all", "token"]) for n, sizes in enumerate(MESHES)
+]
 
 
 @functools.cache
@@ -109,8 +116,7 @@ def check_equal(name, sizes, kind):
         np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max(), err_msg=jax.tree_util.keystr(path))
 
 
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=lambda kind: kind.name)
-@pytest.mark.parametrize("sizes", QUICK, ids=str)
+@pytest.mark.parametrize(("sizes", "kind"), QUICK, ids=str)
 def test_a_mesh_changes_neither_logits_nor_gradients(sizes, kind):
     check_equal("blt", sizes, kind)
 
@@ -123,7 +129,7 @@ def test_what_goes_in_two_phases_is_the_same(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("sizes", "kind"),
-    [(QUICK[1], AxisType.Explicit), (QUICK[1], AxisType.Auto), ({"replica": 2, "sequence": 4}, AxisType.Auto)],
+    [(ALL_BUT_REPLICA, KINDS[1]), (ALL_BUT_REPLICA, KINDS[0]), ({"replica": 2, "sequence": 4}, KINDS[0])],
 )
 @pytest.mark.parametrize("name", BASELINES)
 def test_no_mesh_changes_a_baseline(name, sizes, kind):
@@ -142,9 +148,7 @@ def test_a_device_with_parts_of_patches_is_refused():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=lambda kind: kind.name)
-@pytest.mark.parametrize("sizes", MESHES, ids=str)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "sizes", "kind"), REST, ids=str)
 def test_no_mesh_changes_any_family(name, sizes, kind):
     check_equal(name, sizes, kind)
 

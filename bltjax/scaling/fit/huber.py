@@ -11,6 +11,7 @@ import itertools
 import numpy as np
 from jaxtyping import Float
 from scipy import optimize
+from threadpoolctl import threadpool_limits
 
 from bltjax.scaling.fit.law import Coordinates, box
 from bltjax.scaling.fit.refine import Rows, refine
@@ -86,7 +87,9 @@ def fit(
     rows = (len(chosen), 1)
     near, _ = refine(coordinates, np.tile(loss, rows), np.tile(weights, rows), chosen, logarithmic)
     finalists = near[np.argsort(problem.objective(near), kind="stable")[:_FINALISTS]]
-    best = min((minimise(problem, start) for start in finalists), key=lambda found: found.fun)
+    # The matrices of L-BFGS have some ten rows: waking other threads for them takes longer than the rest of the fit.
+    with threadpool_limits(1, "blas"):
+        best = min((minimise(problem, start) for start in finalists), key=lambda found: found.fun)
     return best.x, float(problem.objective(best.x))
 
 

@@ -70,6 +70,7 @@ WIDE = pytest.mark.xfail(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unchecked")  # of arrays in 10,000 fits, which takes longer than the fits
 @pytest.mark.parametrize(
     ("method", "study"),
     [
@@ -84,6 +85,7 @@ def test_intervals_of_95_percent_hold_the_truth_in_90_to_98_percent_of_studies(m
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unchecked")  # of arrays in 10,000 fits, which takes longer than the fits
 def test_runs_of_one_trunk_are_not_independent():
     # What all branches of a trunk share makes intervals that draw runs one by one too narrow.
     truth = design(CHINCHILLA, noise=0.001, trunk_noise=0.004, trunks=True, width=16.0, seeds=3)
@@ -101,6 +103,7 @@ def test_runs_of_one_trunk_are_not_independent():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unchecked")  # of arrays in 10,000 fits, which takes longer than the fits
 def test_off_centre_the_parabola_is_off_and_the_surfaces_are_not():
     truth = design(LOPSIDED, noise=0.002, width=8.0, offset=3.0, drift=2.0, sizes=9)
     tallies = {(t.method, t.number): t for t in trial(truth, studies=20, draws=0)}
