@@ -98,9 +98,9 @@ def _text(study: Study, inputs: Inputs | None) -> Text:
         return Text(sizes[0], sizes[1], True, f"corpus {inputs.corpus.fingerprint}, as prepared")
     limit = corpus_limit(study)
     if limit is None:
-        return Text(None, None, False, "the corpus was not read: how large it is is not known")
+        return Text(None, None, False, "not read yet, so its size is not known")
     heldout = round(limit * study.heldout_percent / 100)
-    return Text(limit - heldout, heldout, False, f"the corpus was not read: taken to have {limit:,} bytes, its limit")
+    return Text(limit - heldout, heldout, False, f"not read yet, taken to have {limit:,} bytes, its limit")
 
 
 def expected_rows(

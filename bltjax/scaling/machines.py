@@ -7,14 +7,14 @@
     devices = 8                      # of one booking
     memory = 80e9                    # bytes of one device
     topology = "h100:8"              # for --compile, see scripts/compile.py; may be left out
-    price = 0.0                      # of one device for an hour; left out: money is unknown
+    price = 1.0                      # of one device for an hour, as you pay it; left out: money is unknown
     currency = "USD"
 
     [h100.peak]                      # dense FLOP/s of one device, by the dtype of products
     bfloat16 = 989e12
 
-    [h100.fraction]                  # measured share of that peak, by model, series, family, or "default"
-    blt = 0.0
+    [h100.fraction]                  # share of that peak as measured, by model, series, family, or "default"
+    blt = 0.25
 
 One table a machine. A key that is not known is an error, as is a price without its currency.
 """

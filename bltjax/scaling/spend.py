@@ -249,6 +249,13 @@ def bill(
     return dataclasses.replace(found, notes=(*_warnings(found), *notes, *machine.warnings(today)))
 
 
+def _those(labels: Iterable[str], found: Bill) -> str:
+    """Labels as words, "all models" where no run is left out."""
+    meant = set(labels)
+    others = [item.label for item in found.items if item.run is not None and item.label not in meant]
+    return ", ".join(labels) if others else "all models"
+
+
 def _warnings(found: Bill) -> list[str]:
     forecast, machine = found.forecast, found.machine
     by_warning: dict[str, dict[str, list[str]]] = {}
@@ -269,12 +276,12 @@ def _warnings(found: Bill) -> list[str]:
             out.append(f"does not fit: {label} needs {needs}")
     guessed = dict.fromkeys(item.label for item in found.items if item.run is not None and not item.run.measured)
     if guessed:
-        out.append(f"rows not measured yet (marked ~): {', '.join(guessed)}; --prepare makes what measures them")
+        out.append(f"rows not measured yet (marked ~): {_those(guessed, found)}; --prepare makes what measures them")
     if not forecast.text.measured:
-        out.append(forecast.text.words)
+        out.append(f"the text is {forecast.text.words}")
     slow = dict.fromkeys(item.label for item in found.items if item.fraction is None)
     if slow:
-        out.append(f"no measured fraction of peak, so no hours: {', '.join(slow)}; --probe measures them")
+        out.append(f"no measured fraction of peak, so no hours: {_those(slow, found)}; --probe measures them")
     if machine.price is None:
         out.append(f"money is unknown: [{machine.name}] has no price")
     done = sum(item.done for item in found.items)

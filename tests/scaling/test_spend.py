@@ -155,6 +155,12 @@ def test_a_text_of_unknown_size_leaves_its_scoring_out_and_says_so():
     found.check()
 
 
+def test_rows_that_rest_on_wishes_are_said_to():
+    notes = costed(WIDE).notes
+    assert "rows not measured yet (marked ~): all models; --prepare makes what measures them" in notes
+    assert "the text is not read yet, taken to have 100,000 bytes, its limit" in notes
+
+
 def test_what_does_not_fit_into_a_device_is_said():
     said = [note for note in costed(footprint=Footprint(10**9, 1, 0)).notes if "does not fit" in note]
     assert said == ["does not fit: byte-tiny needs at least 1.0 GB of 1.0"]
