@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from bltjax.config import VOCABULARY_SIZE, BLTConfig, TransformerConfig
+from bltjax.config import VOCABULARY_SIZE, BLTConfig, SpaceByteConfig, TransformerConfig
 from bltjax.cross_attention import CrossAttention, pool
 from bltjax.layers import Projection, RMSNorm, Rotation, layer_factors, matrix_std, product, rotation
 from bltjax.patching.patches import Patches
@@ -51,7 +51,9 @@ def latent_rows(
     return rows.reshape(*latents.shape[:2], config.cross_attention.k, config.decoder.width)
 
 
-def byte_logits(config: BLTConfig, h: Float[Array, "batch bytes width"]) -> Float[Array, "batch bytes vocabulary"]:
+def byte_logits(
+    config: BLTConfig | SpaceByteConfig, h: Float[Array, "batch bytes width"]
+) -> Float[Array, "batch bytes vocabulary"]:
     """Logits, float32; with params "norm" and "output" of the decoder that calls this."""
     local, dtype = config.decoder, config.compute.dtype
     h = RMSNorm(local.width, local.norm_epsilon, dtype, name="norm")(h)

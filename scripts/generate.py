@@ -7,7 +7,7 @@
     python scripts/generate.py runs/blt "def main(" --ahead 8
     python scripts/generate.py runs/blt --interactive
 
-The model is the folder of a run of scripts/train.py or of a study, of any family but SpaceByte, or a checkpoint of
+The model is the folder of a run of scripts/train.py or of a study, of any family, or a Hugging Face checkpoint of
 `BltForCausalLM`. A prompt comes from the command line, a file or the standard input; in the interactive mode every line
 is one. New bytes are written as they come. On a terminal what can't be shown is escaped; elsewhere `--raw` gives the
 very bytes, and without it bytes that are no UTF-8 come as U+FFFD.

@@ -17,7 +17,8 @@ from jaxtyping import Array, Float, Int
 
 from bltjax.config import VOCABULARY_SIZE, ComputeConfig, SpaceByteConfig, TransformerConfig
 from bltjax.cross_attention import patch_gather
-from bltjax.layers import Embedding, Projection, RMSNorm
+from bltjax.layers import Embedding
+from bltjax.local import byte_logits
 from bltjax.parallel import joined, per_device, summed_part
 from bltjax.patching.patches import Patches, byte_documents, patch_documents
 from bltjax.sharding import constrain, split_axis
@@ -48,12 +49,7 @@ class Decoder(nn.Module):
     def __call__(
         self, x: Float[Array, "batch bytes width"], documents: Int[Array, "batch bytes"] | None
     ) -> Float[Array, "batch bytes 260"]:
-        local, dtype = self.config.decoder, self.config.compute.dtype
-        x = tower(local, self.config.compute, x, documents)
-        x = RMSNorm(local.width, local.norm_epsilon, dtype, name="norm")(x)
-        axes, std = ("shard", "vocabulary"), local.width**-0.5
-        logits = Projection((local.width,), (VOCABULARY_SIZE,), axes, std, dtype, name="output")(x)
-        return logits.astype(jnp.float32)
+        return byte_logits(self.config, tower(self.config.decoder, self.config.compute, x, documents))
 
 
 def last_rows(

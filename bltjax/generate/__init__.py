@@ -1,9 +1,9 @@
 """Incremental generation with live patching, exact: each new byte costs the same however long the text has become.
 
 The state after each byte is that of the parallel forward pass over all bytes so far, so the logits are too. The rooms,
-from the models up: `cache` (attention to what was read), `flat`, `megabyte`, `pieces` and `latent` (the models a step
-at a time), `kinds` (what is run of each), `sampling`, `decode` and `speculation` (the compiled loops), `source`, `text`
-and `generator` (text in, text out).
+from the models up: `cache` (attention to what was read), `flat`, `megabyte`, `spacebyte`, `pieces` and `latent` (the
+models a step at a time), `kinds` (what is run of each), `sampling`, `decode` and `speculation` (the compiled loops),
+`source`, `text` and `generator` (text in, text out).
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ def generate(
     """Continues prompts, each as if it were alone; the new bytes of each.
 
     Args:
-      pretrained: what `interop.huggingface.load_pretrained` reads, or a `Source` of any family but SpaceByte.
+      pretrained: what `interop.huggingface.load_pretrained` reads, or a `Source` of any family.
       prompts: text, any bytes, or ids; an empty one is continued from BOS alone.
       max_new_bytes: that each is continued by, unless something in `stop` comes first.
       sampling: how bytes are drawn; by default each is the likeliest.

@@ -63,7 +63,7 @@ class Continuation:
       ended_by: "bytes", "eos", "string" or "patches".
       prompt_ids: BOS included.
       starts: where patches start among prompt_ids and ids; None for flat models.
-      entropies: for a BLT with the entropy rule, nats about the id after each of prompt_ids and ids; else None.
+      entropies: with the entropy rule, nats about the id after each of prompt_ids and ids; else None.
       guesses: how far they held, of a Generator that makes any; else None.
     """
 
@@ -101,9 +101,9 @@ class Generator:
         """
         Args:
           capacity: room for the ids of a row, BOS, prompt and what is drawn together.
-          patch_capacity: how many patches it may have; None: as many as ids, which always suffices. Keys and values
-            of a BLT's global model take this room, so that a smaller number saves memory where patches are known to be
-            long.
+          patch_capacity: how many patches it may have; None: as many as ids, which always suffices. Where a rule cuts
+            patches, keys and values of the global model take this room, so that a smaller number saves memory if they
+            are known to be long.
           part: ids of a prompt that are read at once.
           patcher: takes the place of the entropy rule of a Hugging Face checkpoint.
           ahead: ids of a BLT that the local models guess before the whole model reads them at once (`speculation`);

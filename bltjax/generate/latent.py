@@ -32,6 +32,7 @@ from bltjax.cross_attention import attend_to_patches, spread_heads
 from bltjax.generate import flat
 from bltjax.generate.cache import Cache, after, first_of_documents, read_layers, run_part, store
 from bltjax.generate.pieces import Heads, by_patch, cross, ends_document, patch_documents, run_patches
+from bltjax.generate.spacebyte import SpaceByteState, Spaced
 from bltjax.generate.state import BEFORE, Latent, LatentState
 from bltjax.local import byte_logits
 from bltjax.patching import next_byte_entropy
@@ -93,10 +94,10 @@ def logits(model: Latent, params: Any, x: Float[Array, "batch new width"]) -> Fl
 
 
 def decide(
-    model: Latent, params: Any, state: LatentState, ids: Int[Array, "batch new"], position: Int[Array, "batch"],
-    count: Int[Array, "batch"], threshold: Float[Array, ""],
+    model: Latent | Spaced, params: Any, state: LatentState | SpaceByteState, ids: Int[Array, "batch new"],
+    position: Int[Array, "batch"], count: Int[Array, "batch"], threshold: Float[Array, ""],
 ) -> Decision:  # fmt: skip
-    """Whether a patch starts after each new byte; arguments as for `read`."""
+    """Whether a patch starts after each new byte, of any model that is patched by a rule; arguments as for `read`."""
     entropies = known = entropy = None
     if model.entropy is not None:
         assert state.entropy is not None and state.entropies is not None
@@ -116,9 +117,9 @@ def decide(
 
 
 def decided(
-    model: Latent, state: LatentState, decision: Decision, ids: Int[Array, "batch new"], position: Int[Array, "batch"],
-    count: Int[Array, "batch"],
-) -> LatentState:  # fmt: skip
+    model: Latent | Spaced, state: LatentState | SpaceByteState, decision: Decision, ids: Int[Array, "batch new"],
+    position: Int[Array, "batch"], count: Int[Array, "batch"],
+) -> Any:  # fmt: skip
     """The state with what was decided of the first `count` new bytes."""
     newest, entropy, entropies = count[:, None], decision.entropy, decision.known
     if model.entropy is not None:

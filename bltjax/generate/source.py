@@ -1,7 +1,7 @@
 """What is generated from, and scored: a model of any family with its weights, and what turns text into its ids.
 
-In goes what a checkpoint holds; out comes a `Source`, or one error that says what is missing. `Generator` runs it, if
-its family has a step form (`kinds`); `bltjax.evaluate` scores it.
+In goes what a checkpoint holds; out comes a `Source`, or one error that says what is missing. `Generator` runs it, and
+`bltjax.evaluate` scores it.
 """
 
 import dataclasses

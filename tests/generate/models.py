@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bltjax.blt import BLT
 from bltjax.config import (
     BLTConfig,
     ByteTransformerConfig,
@@ -16,10 +15,11 @@ from bltjax.config import (
     EntropyModelConfig,
     HashConfig,
     PatcherConfig,
+    SpaceByteConfig,
     TransformerConfig,
 )
 from bltjax.entropy_model import EntropyModel
-from bltjax.families import abstract_params
+from bltjax.families import abstract_params, build
 from bltjax.patching import Patches, next_byte_entropy, starts_of
 from bltjax.patching.entropy import entropy_scores
 from bltjax.patching.patches import document_firsts
@@ -36,7 +36,7 @@ ENTROPY = EntropyModelConfig(TransformerConfig(8, 2, 2, hidden=16, window=5, rop
 class Case:
     """A model and the rule that it is patched by; the threshold is chosen for its weights."""
 
-    config: BLTConfig
+    config: BLTConfig | SpaceByteConfig
     patcher: PatcherConfig
     entropy: EntropyModelConfig | None = ENTROPY
 
@@ -103,7 +103,7 @@ def quick_compilation():
 @functools.cache
 def forward(config):
     return quick_jit(
-        lambda p, ids, starts: BLT(config).apply({"params": p}, ids, Patches.from_starts(starts, ids.shape[1]))
+        lambda p, ids, starts: build(config).apply({"params": p}, ids, Patches.from_starts(starts, ids.shape[1]))
     )
 
 

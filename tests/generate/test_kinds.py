@@ -1,24 +1,43 @@
+"""The one table of kinds: every family is in it once, and only what can guess does."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
 import pytest
 
-from bltjax.config import FAMILIES, MegabyteConfig, PatcherConfig, SpaceByteConfig
-from bltjax.generate import Generator, Source
-from bltjax.generate.kinds import KINDS, kind_of
-from bltjax.generate.state import Latent
+from bltjax.config import FAMILIES
+from bltjax.families import abstract_params
+from bltjax.generate import Source
+from bltjax.generate.kinds import KINDS, kind_of, prepared
 from bltjax.presets import preset
-from tests.generate.models import CASES, FLAT
-
-CASE = CASES["released, global"]
-
-
-def test_every_family_is_of_one_kind_or_is_refused():
-    models = [Latent(CASE.config, CASE.patcher, CASE.entropy, 8, 8), FLAT, preset("token-tiny"), preset("entropy-tiny")]
-    for model in (*models, preset("megabyte-tiny")):
-        assert [kind_of(model)] == [kind for cls, kind in KINDS.items() if isinstance(model, cls)]
-    others = {MegabyteConfig, SpaceByteConfig, type(CASE.config), *map(type, models)}
-    assert others >= set(FAMILIES.values())
+from tests.generate.models import Reversed
+from tests.studies import PATCHER
 
 
-def test_a_family_without_a_step_form_is_refused():
-    source = Source(preset("spacebyte-tiny"), {}, PatcherConfig(rule="space"))
-    with pytest.raises(ValueError, match=r"config=SpaceByteConfig.*: SpaceByte is trained and scored, but has no step"):
-        Generator(source)
+@functools.cache
+def zeros(config):
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract_params(config))
+
+
+def source(family):
+    config, entropy = preset(f"{family}-tiny"), preset("entropy-tiny")
+    if family == "token":
+        config = dataclasses.replace(config, vocabulary_size=260)
+        return Source(config, zeros(config), tokenizer=Reversed())
+    return Source(config, zeros(config), *((PATCHER, entropy, zeros(entropy)) if config.reads_patches else ()))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_of_one_kind_and_only_a_blt_guesses_ahead(family):
+    model, _ = prepared(source(family), 8, 8, 0)
+    [kind] = [kind for cls, kind in KINDS.items() if isinstance(model, cls)]
+    assert kind is kind_of(model) and hash(model)
+    assert kind.patched == (family in ("blt", "spacebyte", "megabyte"))
+    assert kind.longest(model) == (516 if family == "megabyte" else None)
+    if family == "blt":
+        assert prepared(source(family), 8, 8, 2)[0].ahead == 2
+    else:
+        with pytest.raises(ValueError, match=r"ahead=2: .*local model"):
+            prepared(source(family), 8, 8, 2)

@@ -127,6 +127,7 @@ def test_logits_are_those_of_the_parallel_pass(variant):
         check(config, seed)
 
 
+@pytest.mark.slow
 def test_the_global_model_runs_only_where_a_patch_ends():
     params = params_of(SHALLOW)
     deaf = {**params, "global_model": jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), params["global_model"])}
