@@ -136,7 +136,7 @@ def totals(bill: Bill) -> Table:
     def line(total: Total) -> tuple[str, ...]:
         return (
             total.of, str(total.runs), count_text(total.bytes) if total.runs else "-",
-            "-" if total.paper is None else flops_text(total.paper), flops_text(total.work),
+            "-" if total.paper is None else flops_text(total.paper), flops_text(total.work) if total.work else "0",
             _known(total.seconds, hours_text), _known(total.device_seconds, hours_text),
             _known(total.money, money_text),
         )  # fmt: skip

@@ -40,7 +40,13 @@ def command(study: Study) -> str:
         if isinstance(value, bool):
             words += [f"--{flag}" if value else f"--no-{flag}"]
         elif isinstance(value, tuple):
-            words += [f"--{flag}", *map(str, value)]
+            words += [f"--{flag}", *map(_word, value)]
         else:
-            words += [f"--{flag}", str(value)]
+            words += [f"--{flag}", _word(value)]
     return shlex.join([*shlex.split(RUNNER), *words])
+
+
+def _word(value: object) -> str:
+    """A value as a person would write it: 2e+08, where that is the same number as 200000000.0."""
+    short = f"{value:g}" if isinstance(value, float) else str(value)
+    return short if not isinstance(value, float) or float(short) == value else str(value)
