@@ -11,7 +11,8 @@ from bltjax.scaling.studyfile import RUNNER, command, read_study
 STUDIES = (
     Study(),
     Study(
-        out=Path("runs/a b"), corpus=("text/*.parquet", "it's"), preset=("blt-tiny", "byte-tiny"), budgets=(2e9, 3e10, 1.23456789e11),
+        out=Path("runs/a b"), corpus=("text/*.parquet", "it's"), preset=("blt-tiny", "byte-tiny"),
+        budgets=(2e9, 3e10, 1.23456789e11),
         seeds=(0, 1, 2), patch_sizes=(3.0, 4.5), accounting="full", dtype="bfloat16", keep_weights=False,
         corpus_bytes=12345, heldout_bytes=None, stride_bytes=17, peak_rate=6e-3,
     ),
