@@ -30,6 +30,14 @@ def test_a_rule_has_an_edge_exactly_when_its_optimum_leaves_the_grid(budget, rat
         assert (size, bound) == (SIZES[-1], "at or above")
 
 
+@pytest.mark.parametrize("share", [0.98, 0.999, 1.001, 1.02])
+def test_a_hair_beyond_an_end_is_an_edge_and_a_hair_within_is_none(share):
+    for end, beyond, side in ((SIZES[0], share < 1, "at or below"), (SIZES[-1], share > 1, "at or above")):
+        exact = share * end  # the budget whose optimum lies there
+        size, bound = by_ratio(SIZES, 6 * 60 * exact**2 / 6 / SIZES, 60.0)
+        assert (size, bound) == ((end, side) if beyond else (pytest.approx(exact), None))
+
+
 @given(budget=st.floats(1e9, 1e16))
 def test_a_law_has_an_edge_exactly_when_its_optimum_leaves_the_grid(budget):
     exact, _ = LAW.closed_form(budget)
