@@ -59,6 +59,19 @@ def room_for_programs() -> Iterator[None]:
 
 
 @pytest.fixture
+def nobody_to_ask(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """For compiling for TPUs where there are none."""
+    import jax
+
+    monkeypatch.setitem(os.environ, "TPU_SKIP_MDS_QUERY", "1")
+    monkeypatch.setitem(os.environ, "ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    # A tenth of the time, and the same collectives, products and memory but for some MB: plans are of full effort.
+    jax.config.update("jax_optimization_level", "O0")
+    yield
+    jax.config.update("jax_optimization_level", "UNKNOWN")
+
+
+@pytest.fixture
 def two_sources(tmp_path: Path) -> Path:
     """The folder of a corpus in several shards, of two sources: 60 short documents each of "code" and of "prose"."""
     from bltjax.data.prepare import prepare_shards

@@ -1,8 +1,6 @@
 import dataclasses
 import math
-import os
 
-import jax
 import numpy as np
 import pytest
 from jax.experimental import topologies
@@ -42,16 +40,6 @@ def test_gpus_of_a_node_talk_over_its_links_and_nodes_over_the_network():
     assert talk_seconds(chip, nodes, names, everywhere) == {"links": 0.0, "network": 1.0}
     assert talk_seconds(chip, nodes, names, {(): 8 * 50e9}) == {"links": 0.0, "network": 1.0}, "unknown: all axes"
     assert talk_seconds(CHIPS["v5e"], nodes, names, {("replica",): 200e9}) == {"links": 1.0}
-
-
-@pytest.fixture
-def nobody_to_ask(monkeypatch):
-    monkeypatch.setitem(os.environ, "TPU_SKIP_MDS_QUERY", "1")
-    monkeypatch.setitem(os.environ, "ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-    # A tenth of the time, and the same collectives, products and memory but for some MB: plans are of full effort.
-    jax.config.update("jax_optimization_level", "O0")
-    yield
-    jax.config.update("jax_optimization_level", "UNKNOWN")
 
 
 @pytest.mark.pods
