@@ -1,10 +1,8 @@
 """Tiny models of every kind for the tests of generation, and their parallel forward passes to compare with."""
 
-import contextlib
 import dataclasses
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -90,14 +88,6 @@ CASES = {
     ),
 }
 FLAT = ByteTransformerConfig(TransformerConfig(16, 2, 4, kv_heads=2, hidden=24, window=7))
-
-
-@contextlib.contextmanager
-def quick_compilation():
-    """`quick_jit` for programs that the package compiles itself."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @functools.cache

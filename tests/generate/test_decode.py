@@ -20,7 +20,7 @@ from bltjax.generate.state import Latent
 from bltjax.hlo import size_in_bytes
 from bltjax.presets import preset
 from tests import dense
-from tests.generate.models import CASES, FLAT, quick_compilation, random_rows, random_weights
+from tests.generate.models import CASES, FLAT, random_rows, random_weights
 
 PROGRAM = Program(FLAT, 24, 5)
 ANY = np.arange(260) >= 4
@@ -116,11 +116,10 @@ def test_rows_that_wait_for_each_other_draw_what_they_draw_alone(together):
     found = []
     threshold, drawn = jnp.float32(weights.patcher.threshold), drawing(Sampling(), 3, ANY)
     for program in (Program(model, 44, 8, together), Program(model, 44, 8, 1.0)):
-        with quick_compilation():
-            session = decode.read_prompts(program, params, decode.begin(program, prompts), threshold)
-            for steps in (5, 12):
-                session = decode.draw_ids(program, params, session, threshold, drawn, limits(steps))
-                assert session.known.tolist() == session.read.tolist()
+        session = decode.read_prompts(program, params, decode.begin(program, prompts), threshold)
+        for steps in (5, 12):
+            session = decode.draw_ids(program, params, session, threshold, drawn, limits(steps))
+            assert session.known.tolist() == session.read.tolist()
         found.append(session)
     np.testing.assert_array_equal(found[0].ids, found[1].ids)
     np.testing.assert_array_equal(found[0].starts, found[1].starts)

@@ -13,7 +13,7 @@ from bltjax.config import MegabyteConfig, TransformerConfig
 from bltjax.families import abstract_params
 from bltjax.generate import Generator, Sampling, Source, Stop, cache, megabyte
 from tests import dense
-from tests.generate.models import EOS, quick_compilation, random_rows
+from tests.generate.models import EOS, random_rows
 from tests.programs import compilations, quick_jit
 
 BATCH, BYTES, PART, SIZE = 8, 30, 7, 4
@@ -179,8 +179,7 @@ def generator():
 
 @functools.cache
 def greedy():
-    with quick_compilation():
-        return generator()(TEXTS, NEW, stop=ANY)
+    return generator()(TEXTS, NEW, stop=ANY)
 
 
 def test_every_byte_is_the_likeliest_of_the_parallel_pass():
@@ -201,7 +200,7 @@ def test_every_byte_is_the_likeliest_of_the_parallel_pass():
 
 def test_a_row_does_not_depend_on_its_neighbours_and_nothing_is_compiled_for_a_longer_prompt():
     greedy()
-    with quick_compilation(), compilations() as seen:
+    with compilations() as seen:
         found = generator()((b"another text, and longer than any so far", TEXTS[2], b"x"), 11, stop=ANY)
         drawn = [
             generator()(texts, NEW, Sampling(temperature=1.0, seed=seed), ANY)
@@ -221,8 +220,7 @@ def test_a_row_does_not_depend_on_its_neighbours_and_nothing_is_compiled_for_a_l
 def test_rows_as_long_as_the_positions_reach_and_no_longer():
     longest = TEXT.longest_row
     assert 48 < longest <= 48 + SIZE < CAPACITY
-    with quick_compilation():
-        found = generator()([b"x" * (longest - NEW - 1), *TEXTS[1:]], NEW, stop=ANY)
+    found = generator()([b"x" * (longest - NEW - 1), *TEXTS[1:]], NEW, stop=ANY)
     assert len(found[0].ids) + len(found[0].prompt_ids) == longest and np.isfinite(found[0].nats).all()
     assert found[1].text == greedy()[1].text
     ids = np.zeros((1, longest), np.int32)

@@ -11,7 +11,7 @@ import pytest
 from bltjax.config import PatcherConfig, SpaceByteConfig, TransformerConfig
 from bltjax.generate import Generator, Source, Stop, cache, latent, spacebyte
 from bltjax.generate.spacebyte import Spaced
-from tests.generate.models import ENTROPY, EOS, Case, parallel, quick_compilation, random_rows, random_weights
+from tests.generate.models import ENTROPY, EOS, Case, parallel, random_rows, random_weights
 from tests.programs import quick_jit
 
 BATCH, BYTES, PART = 8, 44, 7
@@ -108,10 +108,9 @@ def test_every_byte_is_the_likeliest_of_the_parallel_pass_whatever_the_neighbour
     weights = random_weights(case, 0, random_rows(0, BATCH, BYTES))
     source = Source(case.config, weights.params, weights.patcher, case.entropy, weights.entropy_params)
     texts = (b"", b"the quick brown fox, ", "größer\n".encode() + b"\xff\x00")
-    with quick_compilation():
-        generator = Generator(source, capacity=64, part=8)
-        found = generator(texts, 16, stop=Stop(eos=False))
-        again = generator((b"another text of its own", texts[2], b"x"), 16, stop=Stop(eos=False))
+    generator = Generator(source, capacity=64, part=8)
+    found = generator(texts, 16, stop=Stop(eos=False))
+    again = generator((b"another text of its own", texts[2], b"x"), 16, stop=Stop(eos=False))
     assert again[1].text == found[2].text
     ids = np.full((BATCH, BYTES), 4, np.int32)
     for row, each in enumerate(found):

@@ -10,18 +10,12 @@ from bltjax.families import abstract_params
 from bltjax.generate import Generator, Sampling, Source, Stop
 from bltjax.generate.sampling import GREEDY
 from tests import dense
-from tests.generate.models import CASES, FLAT, quick_compilation, random_rows, random_weights
+from tests.generate.models import CASES, FLAT, random_rows, random_weights
 
 NAME = "released, global"
 PROMPTS = (b"", b"the quick brown fox, ", "größer\n".encode() + b"\xff\x00")
 CAPACITY, NEW = 64, 30
 ANY = Stop(eos=False)
-
-
-@pytest.fixture(autouse=True)
-def quickly():
-    with quick_compilation():
-        yield
 
 
 @functools.cache

@@ -4,7 +4,6 @@ The cache of transformers is off: with it on, its text is another one. Two shape
 weights each, so that our programs are compiled twice.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ import torch
 from transformers import BltForCausalLM
 
 from bltjax.generate import Generator, Stop
-from tests.generate.models import quick_compilation
 from tests.peers.test_transformers import HAS_WINDOWS, load, random_model
 
 # None with a longest patch: there transformers drops the empty patch that says that the last byte ends one.
@@ -23,12 +21,6 @@ PROMPT, NEW = 64, 16  # bytes
 MARGIN = 1e-3  # nats between the threshold and every entropy
 TIE = 1e-4  # of the largest logit: two ids whose logits are as near are not told apart
 SPECIAL = [0, 1, 2, 3]  # ids that stand for no byte are not drawn
-
-
-@pytest.fixture(autouse=True)
-def quickly() -> Iterator[None]:
-    with quick_compilation():
-        yield
 
 
 def their_text(model: BltForCausalLM, ids: list[int]) -> tuple[list[int], float]:

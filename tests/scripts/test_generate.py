@@ -9,7 +9,6 @@ import pytest
 
 from bltjax.generate import Continuation
 from scripts import generate as script
-from tests.generate.models import quick_compilation
 from tests.studies import write_run, write_study
 
 SCRIPT = Path(script.__file__)
@@ -54,8 +53,7 @@ def test_guessing_ahead_writes_the_same_and_says_how_far_it_held(runs, capsysbin
 def test_a_run_of_megabyte_writes_too(tmp_path, capsysbinary, monkeypatch):
     write_run(tmp_path / "run", "megabyte-tiny")
     model = (tmp_path / "run", "one two", "--max-new-bytes", 12, "--ignore-eos", "--raw")
-    with quick_compilation():
-        given, error = run(capsysbinary, monkeypatch, *model)
+    given, error = run(capsysbinary, monkeypatch, *model)
     assert len(given) == 12
     assert b"; 3 patches began" in error  # at positions 9, 13 and 17, of patches of 4 after BOS
     with pytest.raises(SystemExit, match=r"show_patches: .* holds a model that is given none"):
