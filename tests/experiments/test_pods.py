@@ -14,6 +14,7 @@ pods = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(pods)
 
 COMMITTED = {path.stem: json.loads(path.read_text()) for path in pods.RESULTS.glob("*.json")}
+FITTING = [name for name, one in COMMITTED.items() if "found" in one and one["found"]["free"] > 0]
 TABLE_10 = ("blt-400m", "blt-1b", "blt-2b", "blt-4b", "blt-8b")
 
 
@@ -23,7 +24,12 @@ def test_every_preset_of_table_10_has_a_plan_and_every_plan_its_result():
     assert {name: one["asked"] for name, one in COMMITTED.items()} == json.loads(json.dumps(asked))
 
 
-@pytest.mark.parametrize("name", COMMITTED)
+def test_every_preset_fits_somewhere_and_only_what_keeps_all_activations_does_not():
+    assert {COMMITTED[name]["asked"]["preset"] for name in FITTING} == set(TABLE_10)
+    assert all(COMMITTED[name]["asked"]["remat"] == "none" for name in COMMITTED.keys() - FITTING)
+
+
+@pytest.mark.parametrize("name", FITTING)
 def test_a_plan_fits_sends_little_and_computes_little_in_vain(name):
     asked, found = COMMITTED[name]["asked"], COMMITTED[name]["found"]
     assert found["free"] > 0
@@ -48,6 +54,23 @@ def test_the_page_repeats_the_table():
     table = pods.table(records)
     assert (pods.RESULTS / "table.md").read_text() == table
     assert table in (ROOT / "docs" / "pods.md").read_text()
+
+
+def test_a_plan_that_does_not_fit_is_a_row_in_the_words_of_the_compiler(monkeypatch, tmp_path):
+    def refuse(plan):
+        raise RuntimeError("RESOURCE_EXHAUSTED: E1000: Ran out of memory: 20G exceed 15G. HLO module: jit_step.\nSee")
+
+    monkeypatch.setattr(pods, "compile_ahead", refuse)
+    pods.main(pods.Arguments(("blt-1b-v6e-4x4-none",), tmp_path))
+    last = (tmp_path / "table.md").read_text().splitlines()[-1]
+    assert last == "| blt-1b | v6e:4x4 | data 16 | 16.1 | does not fit: 20G exceed 15G | none | | | | |"
+
+    def fail(plan):
+        raise RuntimeError("INTERNAL: something else")
+
+    monkeypatch.setattr(pods, "compile_ahead", fail)
+    with pytest.raises(RuntimeError, match="something else"):
+        pods.main(pods.Arguments(("blt-1b-v6e-4x4-none",), tmp_path))
 
 
 def test_an_unknown_plan_is_named():
