@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from bltjax import vocabulary
-from bltjax.config import LanguageModelConfig
+from bltjax.config import LanguageModelConfig, MegabyteConfig
 from bltjax.generate.cache import Cache, empty_cache, first_of_documents, read_layers, run_part, split_layers
 from bltjax.transformer import embed_ids, id_logits
 
@@ -37,7 +37,7 @@ def empty(config: LanguageModelConfig, batch: int, positions: int, ahead: int = 
 
 
 def documents(
-    config: LanguageModelConfig, first: Int[Array, "batch"], ids: Int[Array, "batch new"],
+    config: LanguageModelConfig | MegabyteConfig, first: Int[Array, "batch"], ids: Int[Array, "batch new"],
     position: Int[Array, "batch"], count: Int[Array, "batch"],
 ) -> tuple[Int[Array, "batch new"], Int[Array, "batch"]]:  # fmt: skip
     """Where the documents of new ids begin, and that of the position after the first `count` of them."""

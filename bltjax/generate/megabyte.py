@@ -28,7 +28,7 @@ from bltjax import vocabulary
 from bltjax.baselines.megabyte import bytes_before, for_bytes, local_embedding, slot_rows, tied_logits, with_pads
 from bltjax.config import MegabyteConfig, TransformerConfig
 from bltjax.generate import flat
-from bltjax.generate.cache import Cache, empty_cache, first_of_documents, read_layers, run_part
+from bltjax.generate.cache import Cache, empty_cache, read_layers, run_part
 from bltjax.generate.state import BEFORE
 from bltjax.layers import RMSNorm
 from bltjax.patching.patches import byte_documents
@@ -82,8 +82,7 @@ def read(
     """Reads `count` new bytes of each row; arguments as for `cache.read_layers`."""
     size, local = config.patch_bytes, _local(config)
     index, row = jnp.arange(ids.shape[1]), jnp.arange(len(ids))
-    ends = (ids == vocabulary.EOS) & (index < count[:, None]) & config.document_mask
-    first, document = first_of_documents(ends, position, state.document)
+    first, document = flat.documents(config, state.document, ids, position, count)
     window = jnp.concatenate([state.ids, ids], axis=1)
     slices, latents = _run_patches(config, params, state, window, first, position, count)
 
