@@ -6,8 +6,9 @@ part of a prompt. `flat` and `latent` call this for every tower. Layers are thos
 they attend to is given here.
 
 A cache is a ring: position t of a row lies at place t modulo the number of places. A window of w positions needs
-w places, whatever the length of the row; without a window there are places for the whole row. Long rings are read in
-blocks, and only as far as they are filled, so that room for a long row costs a short one nothing but memory.
+w places, whatever the length of the row; without a window there are places for the whole row. These lie in pieces, each
+as long as all before it, of which only those in use are read: room for a long row costs a short one nothing but memory,
+and no row more than twice what it has. (A part of one array would be copied before it is read.)
 """
 
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
@@ -25,20 +27,21 @@ from bltjax.layers import rotation_at
 from bltjax.sharding import constrain
 from bltjax.transformer import TransformerLayer
 
-BLOCK = 256  # places of a ring that are read at once
+BLOCK = 256  # places of the first piece, and those that many queries read at once
 
-Keys = Float[Array, "batch key_heads head_width places"]
-Values = Float[Array, "batch key_heads places head_width"]
+NOWHERE = np.iinfo(np.int32).max  # the place of what is not to be stored
+
+Rows = Float[Array, "batch key_heads _ head_width"]
+Kept = tuple[tuple[Rows, ...], tuple[Rows, ...]]  # keys and values of one layer, by piece
 Found = tuple[Array, Array, Array]  # largest score, sum of weights, weighed values: what a softmax is put together from
 Lookup = Callable[[Array], Found]  # from queries [batch, key_heads, group, queries, head_width]
 
 
 @chex.dataclass
 class Cache:
-    """Keys and values of one tower, by layer."""
+    """Keys and values of one tower."""
 
-    keys: tuple[Keys, ...]
-    values: tuple[Values, ...]
+    layers: tuple[Kept, ...]
 
 
 class _Part(nn.Module):
@@ -63,9 +66,27 @@ def split_layers(params: Any) -> tuple[Any, ...]:
     return tuple(jax.tree.unflatten(structure, [leaf[i] for leaf in leaves]) for i in range(leaves[0].shape[0]))
 
 
-def whole_blocks(places: int) -> int:
-    """So many places, or some more, that they can be read in blocks."""
-    return max(places, 1) if places <= BLOCK else -(-places // BLOCK) * BLOCK
+def empty_kept(batch: int, key_heads: int, head_width: int, places: int, dtype: Any, is_ring: bool = False) -> Kept:
+    """Room for keys and values of so many positions, or some more.
+
+    Args:
+      is_ring: all places will be in use, and lie in one piece.
+    """
+    places = max(places, 1) if places <= BLOCK else -(-places // BLOCK) * BLOCK
+    sizes = [places] if is_ring else [min(places, BLOCK)]
+    while sum(sizes) < places:
+        sizes.append(min(sum(sizes), places - sum(sizes)))
+
+    def zeros() -> tuple[Rows, ...]:
+        pieces = [jnp.zeros((batch, key_heads, size, head_width), dtype) for size in sizes]
+        return tuple(constrain(piece, ("batch", "heads", None, None)) for piece in pieces)
+
+    return zeros(), zeros()
+
+
+def places_of(kept: Kept) -> int:
+    """How many positions there is room for."""
+    return sum(values.shape[2] for values in kept[1])
 
 
 def empty_cache(config: TransformerConfig, compute: ComputeConfig, batch: int, positions: int, ahead: int = 0) -> Cache:
@@ -75,59 +96,63 @@ def empty_cache(config: TransformerConfig, compute: ComputeConfig, batch: int, p
       ahead: how many of the positions that were read may be taken back: the next ones go to their places, and what the
         window still reaches has not been overwritten.
     """
-    places = whole_blocks(positions if config.window is None else min(config.window + ahead, positions))
-
-    def zeros(*shape: int) -> tuple[Array, ...]:
-        axes = ("batch", "heads", None, None)
-        empty = jnp.zeros((batch, config.key_heads, *shape), compute.dtype)
-        return tuple(constrain(empty, axes) for _ in range(config.layers))
-
-    return Cache(keys=zeros(config.head_width, places), values=zeros(places, config.head_width))
+    is_ring = config.window is not None
+    places = min(config.window + ahead, positions) if config.window is not None else positions
+    one = batch, config.key_heads, config.head_width, places, compute.dtype, is_ring
+    return Cache(layers=tuple(empty_kept(*one) for _ in range(config.layers)))
 
 
-def look(q: Array, keys: Keys, values: Values, visible: Bool[Array, "batch queries places"]) -> Found:
+def look(q: Array, keys: Rows, values: Rows, visible: Bool[Array, "batch queries places"]) -> Found:
     """What queries find among keys, all at once."""
     scale = q.shape[-1] ** -0.5
-    scores = _weighed(q, keys) * scale
+    scores = _product("bhgqd,bhpd->bhgqp", q, keys) * scale
     visible = visible[:, None, None]
     scores = jnp.where(visible, scores, HIDDEN)
     peak = jnp.max(scores, axis=-1)
     weights = jnp.where(visible, jnp.exp(scores - peak[..., None]), 0)
-    return peak, jnp.sum(weights, axis=-1), _weighed(weights.astype(values.dtype), values)
+    found = _product("bhgqp,bhpd->bhgqd", weights.astype(values.dtype), values)
+    return peak, jnp.sum(weights, axis=-1), found
 
 
-def _weighed(weights: Array, rows: Array) -> Array:
-    """Sums [batch, key_heads, group, queries, n], float32, of rows [batch, key_heads, m, n] with weights [..., m]."""
-    if weights.shape[2] * weights.shape[3] > 1:
-        return jnp.einsum("bhgqm,bhmn->bhgqn", weights, rows, preferred_element_type=jnp.float32)
-    # A product with a single row is limited by memory: written as a sum, XLA on a CPU reads the rows once, where they
-    # lie, and copies none of them.
-    weights, rows = weights[:, :, 0, 0, :, None].astype(jnp.float32), rows.astype(jnp.float32)
-    return jnp.sum(weights * rows, axis=2)[:, :, None, None]
+def _product(axes: str, x: Array, rows: Rows) -> Array:
+    """An einsum in float32."""
+    if x.shape[2] * x.shape[3] > 1:
+        return jnp.einsum(axes, x, rows, preferred_element_type=jnp.float32)
+    # With axes of length one written out, XLA on a CPU makes a product of matrices of it and copies the rows for that.
+    found = jnp.einsum(axes.replace("gq", ""), x[:, :, 0, 0], rows, preferred_element_type=jnp.float32)
+    return found[:, :, None, None]
 
 
-def look_in_blocks(
-    q: Array, keys: Keys, values: Values, visible: Callable[[Array], Bool[Array, "batch queries places"]],
-    filled: Int[Array, ""],
-) -> Found:  # fmt: skip
-    """What queries find among keys, of which the first `filled` places are in use; block by block.
+def look_kept(
+    q: Array, kept: Kept, visible: Callable[[Array], Bool[Array, "batch queries places"]], filled: Int[Array, ""]
+) -> Found:
+    """What queries find among keys that are kept, of which the first `filled` places are in use.
 
     Args:
       visible: from places, an array of some of them, to who sees them.
     """
-    places = values.shape[2]
-    if places <= BLOCK:
-        return look(q, keys, values, visible(jnp.arange(places)))
-
-    def block(j: Array, before: Found) -> Found:
-        first = j * BLOCK
-        some_keys = jax.lax.dynamic_slice_in_dim(keys, first, BLOCK, 3)
-        some_values = jax.lax.dynamic_slice_in_dim(values, first, BLOCK, 2)
-        return merge(before, look(q, some_keys, some_values, visible(first + jnp.arange(BLOCK))))
-
     peak = jnp.full(q.shape[:-1], HIDDEN, jnp.float32)
-    nothing = peak, jnp.zeros_like(peak), jnp.zeros(q.shape, jnp.float32)
-    return jax.lax.fori_loop(0, (jnp.minimum(filled, places) + BLOCK - 1) // BLOCK, block, nothing)
+    found, begin = (peak, jnp.zeros_like(peak), jnp.zeros(q.shape, jnp.float32)), 0
+    for keys, values in zip(*kept, strict=True):
+
+        def read(before: Found, keys: Rows = keys, values: Rows = values, begin: int = begin) -> Found:
+            if q.shape[3] == 1 or values.shape[2] <= BLOCK:
+                return merge(before, look(q, keys, values, visible(begin + jnp.arange(values.shape[2]))))
+
+            def block(j: Array, before: Found) -> Found:
+                some_keys = jax.lax.dynamic_slice_in_dim(keys, j * BLOCK, BLOCK, 2)
+                some_values = jax.lax.dynamic_slice_in_dim(values, j * BLOCK, BLOCK, 2)
+                places = begin + j * BLOCK + jnp.arange(BLOCK)
+                return merge(before, look(q, some_keys, some_values, visible(places)))
+
+            used = jnp.minimum(filled - begin, values.shape[2])
+            return jax.lax.fori_loop(0, (used + BLOCK - 1) // BLOCK, block, before)
+
+        # A branch even where the first piece is always read: without one XLA writes new keys twice, once for those that
+        # are kept and once as the product reads them, and copies all that is kept for it.
+        found = jax.lax.cond(filled > begin, read, lambda before: before, found)
+        begin += values.shape[2]
+    return found
 
 
 def merge(one: Found, other: Found) -> Found:
@@ -155,21 +180,29 @@ def attend(q: Float[Array, "batch queries heads head_width"], key_heads: int, *l
 
 
 def store(
-    keys: Keys,
-    values: Values,
+    kept: Kept,
     new_keys: Float[Array, "batch new key_heads head_width"],
     new_values: Float[Array, "batch new key_heads head_width"],
     places: Int[Array, "batch new"],
-) -> tuple[Keys, Values]:
-    """What is kept, with the new at their places; what has a place beyond the last one is not kept."""
-    rows = jnp.arange(keys.shape[0])[:, None]
-    keys = keys.at[rows, :, :, places].set(new_keys.astype(keys.dtype), mode="drop")
-    return keys, values.at[rows, :, places].set(new_values.astype(values.dtype), mode="drop")
+) -> Kept:
+    """What is kept, with the new at their places; what has none (`NOWHERE`) is not kept."""
+    rows = jnp.arange(len(places))[:, None]
+
+    def put(pieces: tuple[Rows, ...], new: Array) -> tuple[Rows, ...]:
+        found, begin = [], 0
+        for piece in pieces:
+            size = piece.shape[2]
+            at = jnp.where(places >= begin, places - begin, size)
+            found.append(piece.at[rows, :, at].set(new.astype(piece.dtype), mode="drop"))
+            begin += size
+        return tuple(found)
+
+    return put(kept[0], new_keys), put(kept[1], new_values)
 
 
-def as_stored(keys: Array, values: Array) -> tuple[Keys, Values]:
+def as_stored(keys: Array, values: Array) -> tuple[Rows, Rows]:
     """Keys and values [batch, new, key_heads, head_width] as they would lie if they were kept."""
-    return keys.transpose(0, 2, 3, 1), values.transpose(0, 2, 1, 3)
+    return keys.transpose(0, 2, 1, 3), values.transpose(0, 2, 1, 3)
 
 
 def positions_kept(position: Int[Array, "batch"], places: Int[Array, "places"], size: int) -> Int[Array, "..."]:
@@ -231,7 +264,7 @@ def read_layers(
     Returns:
       What comes out of each layer, and the cache with the new positions.
     """
-    new, size = x.shape[1], cache.values[0].shape[2] if cache.values else 1
+    new, size = x.shape[1], places_of(cache.layers[0]) if cache.layers else 1
     index = jnp.arange(new)
     places = position[:, None] + index
     window = config.window or jnp.iinfo(jnp.int32).max
@@ -253,24 +286,21 @@ def read_layers(
     pushes_out = config.window is not None and new > max(size - config.window, 0) + 1
     # Of more new positions than there are places the last ones stay.
     stays = (index < count[:, None]) & (index >= count[:, None] - size)
-    where = jnp.where(stays, places % size, size)
-    outs, keys, values = [x], [], []
+    where = jnp.where(stays, places % size, NOWHERE)
+    outs, kept_layers = [x], []
     for number, params in enumerate(layers):
-        old_keys, old_values = cache.keys[number], cache.values[number]
+        old = cache.layers[number]
 
-        def mix(q: Array, k: Array, v: Array, old_keys: Array = old_keys, old_values: Array = old_values) -> Array:
-            kept_keys, kept_values = store(old_keys, old_values, k, v, where)
-            keys.append(kept_keys)
-            values.append(kept_values)
+        def mix(q: Array, k: Array, v: Array, old: Kept = old) -> Array:
+            kept = store(old, k, v, where)
+            kept_layers.append(kept)
             if not pushes_out:
                 read = jnp.max(position + count)
-                return attend(
-                    q, config.key_heads, lambda q: look_in_blocks(q, kept_keys, kept_values, among_kept, read)
-                )
+                return attend(q, config.key_heads, lambda q: look_kept(q, kept, among_kept, read))
             return attend(
                 q,
                 config.key_heads,
-                lambda q: look_in_blocks(q, old_keys, old_values, among_old, jnp.max(position)),
+                lambda q: look_kept(q, old, among_old, jnp.max(position)),
                 lambda q: look(q, *as_stored(k, v), sees(places)),
             )
 
@@ -278,4 +308,4 @@ def read_layers(
         layer: Any = TransformerLayer(config, compute).apply({"params": params}, x, angles, None, mix)
         x = layer
         outs.append(x)
-    return outs, Cache(keys=tuple(keys), values=tuple(values))
+    return outs, Cache(layers=tuple(kept_layers))

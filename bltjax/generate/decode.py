@@ -22,7 +22,10 @@ from bltjax import vocabulary
 from bltjax.generate.kinds import Kind, Model, kind_of
 from bltjax.generate.sampling import Drawing, draw
 
-TOGETHER = 1.0
+# With 16 rows of `blt-bench`, each 128 to 384 bytes long, on two cores (scripts/benchmark_generate.py, jax 0.12.0.1) a
+# byte took 1.2 ms, against 1.5 where the global model runs when any row waits, and 2.0 where all must wait; a quarter
+# and three quarters made 1.2 and 1.3.
+TOGETHER = 0.5
 
 RUNNING, BY_EOS, BY_BYTES, BY_PATCHES = range(4)  # why a row has ended
 

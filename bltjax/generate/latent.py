@@ -177,9 +177,7 @@ def settle(
     """
     pieces = by_patch(model, state, taken.pooled, taken.window, taken.starts, count)
     places = after(taken.newest_keys[0], pieces.places)  # the patch that was open has read its bytes by then
-    stored = [
-        store(*each, places) for each in zip(state.open_keys, state.open_values, taken.keys, taken.values, strict=True)
-    ]
+    stored = tuple(store(*each, places) for each in zip(state.open_kept, taken.keys, taken.values, strict=True))
     row, ended = jnp.arange(len(count)), pieces.ended
     return dataclasses.replace(
         state,
@@ -188,8 +186,7 @@ def settle(
         encoder=taken.encoder,
         open_bytes=pieces.open_bytes,
         open_pool=pieces.pooled[row, ended],
-        open_keys=tuple(keys for keys, _ in stored),
-        open_values=tuple(values for _, values in stored),
+        open_kept=stored,
         open_ends=pieces.has_eos[row, ended],
         patches=state.patches + ended,
         patch_document=patch_documents(model, state, pieces)[1],

@@ -19,12 +19,13 @@ from bltjax import vocabulary
 from bltjax.config import BLTConfig, TransformerConfig
 from bltjax.cross_attention import pool, pool_on
 from bltjax.generate.cache import (
+    NOWHERE,
     Cache,
     as_stored,
     attend,
     first_of_documents,
     look,
-    look_in_blocks,
+    look_kept,
     read_layers,
     run_part,
 )
@@ -84,7 +85,7 @@ def by_patch(model: Latent, state: LatentState, h: Array, window: Array, starts:
         pooled=pooled,
         has_eos=has_eos,
         open_bytes=base + jnp.sum(is_open, axis=1, dtype=jnp.int32),
-        places=jnp.where(is_open, places, model.open_places),
+        places=jnp.where(is_open, places, NOWHERE),
     )
 
 
@@ -135,9 +136,7 @@ def run_patches(
                 found = attend(
                     q.reshape(q.shape[0], -1, *q.shape[3:]),
                     config.cross_key_heads,
-                    lambda q: look_in_blocks(
-                        q, state.open_keys[each], state.open_values[each], among_stored, jnp.max(stored_bytes)
-                    ),
+                    lambda q: look_kept(q, state.open_kept[each], among_stored, jnp.max(stored_bytes)),
                     lambda q: look(q, *as_stored(new_keys[each], new_values[each]), among_new),
                 )
                 return found.reshape(q.shape)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from bltjax.config import BLTConfig, EntropyModelConfig, PatcherConfig
 from bltjax.generate import flat
-from bltjax.generate.cache import Cache, Keys, Values, empty_cache, split_layers, whole_blocks
+from bltjax.generate.cache import Cache, Kept, empty_cache, empty_kept, split_layers
 from bltjax.patching.rules import LOOK_BACK, longest_patches
 
 BEFORE = -1  # stands for ids before the row
@@ -65,7 +65,7 @@ class Latent:
     @property
     def open_places(self) -> int:
         """Room for the bytes of a patch that has not ended."""
-        return whole_blocks(min([self.positions, *longest_patches(self.patcher)]))
+        return min([self.positions, *longest_patches(self.patcher)])
 
 
 @chex.dataclass
@@ -80,8 +80,7 @@ class LatentState:
     encoder: Cache
     open_bytes: Int[Array, "batch"]  # of the patch that has not ended
     open_pool: Float[Array, "batch width"]
-    open_keys: tuple[Keys, ...]  # by cross-attention of the encoder
-    open_values: tuple[Values, ...]
+    open_kept: tuple[Kept, ...]  # keys and values of its bytes, by cross-attention of the encoder
     open_ends: Bool[Array, "batch"]  # whether an EOS is among its bytes
     patches: Int[Array, "batch"]  # that have ended
     patch_document: Int[Array, "batch"]  # patch with which the document of the next patch begins
@@ -112,7 +111,6 @@ def empty(model: Latent, batch: int) -> LatentState:
     def rows(count: int, *shape: int) -> tuple[Array, ...]:
         return tuple(jnp.zeros((batch, *shape), dtype) for _ in range(count))
 
-    readers, places = len(model.readers), model.open_places
     newest_shape = (model.askers, config.cross_attention.k, key_heads, head_width)
     entropy = model.entropy
     return LatentState(
@@ -124,8 +122,7 @@ def empty(model: Latent, batch: int) -> LatentState:
         encoder=empty_cache(config.encoder, config.compute, batch, model.positions, model.ahead),
         open_bytes=number(),
         open_pool=jnp.zeros((batch, config.encoder.width), dtype),
-        open_keys=rows(readers, key_heads, head_width, places),
-        open_values=rows(readers, key_heads, places, head_width),
+        open_kept=tuple(empty_kept(batch, key_heads, head_width, model.open_places, dtype) for _ in model.readers),
         open_ends=jnp.zeros(batch, bool),
         patches=number(),
         patch_document=number(),

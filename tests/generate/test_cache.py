@@ -5,7 +5,18 @@ import pytest
 
 from bltjax.config import ComputeConfig, TransformerConfig
 from bltjax.generate import cache
-from bltjax.generate.cache import attend, empty_cache, first_of_documents, look, look_in_blocks, positions_kept, store
+from bltjax.generate.cache import (
+    NOWHERE,
+    attend,
+    empty_cache,
+    empty_kept,
+    first_of_documents,
+    look,
+    look_kept,
+    places_of,
+    positions_kept,
+    store,
+)
 from tests import dense
 from tests.programs import primitives
 
@@ -19,12 +30,18 @@ def draws(seed, *shapes):
 
 @pytest.mark.parametrize(("queries", "query_heads"), [(3, 4), (1, KEY_HEADS)])  # the latter: one query a head
 @pytest.mark.parametrize("filled", [0, 1, 8, 13, 32])
-def test_keys_in_several_places_and_blocks_are_those_of_one_softmax(filled, queries, query_heads, monkeypatch):
+def test_keys_in_several_places_and_pieces_are_those_of_one_softmax(filled, queries, query_heads, monkeypatch):
     monkeypatch.setattr(cache, "BLOCK", 8)
     heads = (BATCH, KEY_HEADS)
-    q, *old = draws(0, (BATCH, queries, query_heads, WIDTH), (*heads, WIDTH, 32), (*heads, 32, WIDTH))
+    q, *old = draws(0, (BATCH, queries, query_heads, WIDTH), (*heads, 32, WIDTH), (*heads, 32, WIDTH))
     q *= 5  # far from uniform
-    new = draws(1, (*heads, WIDTH, 5), (*heads, 5, WIDTH))
+    new = draws(1, (*heads, 5, WIDTH), (*heads, 5, WIDTH))
+    kept = store(
+        empty_kept(*heads, WIDTH, 32, jnp.float32),
+        *(x.swapaxes(1, 2) for x in old),
+        jnp.tile(jnp.arange(32), (BATCH, 1)),
+    )
+    assert [piece.shape[2] for piece in kept[0]] == [8, 8, 16]
     draw = np.random.default_rng(2)
     sees_old, sees_new = draw.random((BATCH, queries, 32)) < 0.6, draw.random((BATCH, queries, 5)) < 0.5
     sees_old &= np.arange(32) < filled
@@ -33,11 +50,10 @@ def test_keys_in_several_places_and_blocks_are_those_of_one_softmax(filled, quer
     got = attend(
         q,
         KEY_HEADS,
-        lambda q: look_in_blocks(q, *old, lambda places: jnp.asarray(sees_old)[:, :, places], jnp.int32(filled)),
+        lambda q: look_kept(q, kept, lambda places: jnp.asarray(sees_old)[:, :, places], jnp.int32(filled)),
         lambda q: look(q, *new, jnp.asarray(sees_new)),
     )
-    keys = np.concatenate([old[0], new[0]], axis=3).transpose(0, 3, 1, 2)
-    values = np.concatenate([old[1], new[1]], axis=2).transpose(0, 2, 1, 3)
+    keys, values = (np.concatenate(both, axis=2).transpose(0, 2, 1, 3) for both in zip(old, new, strict=True))
     want = dense.attend(
         np.float64(q), np.float64(keys), np.float64(values), np.concatenate([sees_old, sees_new], axis=2)
     )  # fmt: skip
@@ -47,19 +63,19 @@ def test_keys_in_several_places_and_blocks_are_those_of_one_softmax(filled, quer
 
 def test_a_ring_holds_the_newest_positions_of_every_row():
     size = 5
-    keys, kept = jnp.full((2, 1, 3, size), -1.0), jnp.full((2, 1, size, 3), -1.0)
+    kept = jax.tree.map(lambda x: x - 1, empty_kept(2, 1, 3, size, jnp.float32, is_ring=True))
     for t in range(13):
-        places = jnp.array([[t % size], [t % size if t < 3 else size]])  # the second row ends after 3 positions
+        places = jnp.array([[t % size], [t % size if t < 3 else NOWHERE]])  # the second row ends after 3 positions
         new = jnp.broadcast_to(jnp.arange(3.0), (2, 1, 1, 3))
-        keys, kept = store(keys, kept, new + t, jnp.full((2, 1, 1, 3), float(t)), places)
-    assert sorted(np.asarray(kept)[0, 0, :, 0].tolist()) == [8, 9, 10, 11, 12]
-    assert np.asarray(kept)[1, 0, :, 0].tolist() == [0, 1, 2, -1, -1]
-    for part in range(3):
-        there = np.asarray(kept)[:, 0, :, 0] >= 0
-        np.testing.assert_array_equal(np.asarray(keys)[:, 0, part][there], np.asarray(kept)[:, 0, :, 0][there] + part)
+        kept = store(kept, new + t, jnp.full((2, 1, 1, 3), float(t)), places)
+    (keys,), (values,) = jax.tree.map(np.asarray, kept)
+    assert sorted(values[0, 0, :, 0].tolist()) == [8, 9, 10, 11, 12]
+    assert values[1, 0, :, 0].tolist() == [0, 1, 2, -1, -1]
+    there = values[:, 0, :, 0] >= 0
+    np.testing.assert_array_equal(keys[:, 0][there], values[:, 0][there] + np.arange(3))
     found = positions_kept(jnp.array([13, 3]), jnp.arange(size), size)
-    np.testing.assert_array_equal(found[0], kept[0, 0, :, 0])
-    np.testing.assert_array_equal(found[1] >= 0, kept[1, 0, :, 0] >= 0)
+    np.testing.assert_array_equal(found[0], values[0, 0, :, 0])
+    np.testing.assert_array_equal(found[1] >= 0, values[1, 0, :, 0] >= 0)
 
 
 def test_documents_begin_after_an_end_in_this_part_or_an_earlier_one():
@@ -71,23 +87,26 @@ def test_documents_begin_after_an_end_in_this_part_or_an_earlier_one():
 def test_room_is_that_of_the_window_or_of_the_row():
     compute, tower = ComputeConfig("bfloat16"), TransformerConfig(16, 3, 4, kv_heads=2, window=100)
     windowed = empty_cache(tower, compute, 2, 5000)
-    assert len(windowed.keys) == 3 and windowed.values[0].shape == (2, 2, 100, 4)
-    assert windowed.keys[0].shape == (2, 2, 4, 100)
-    assert empty_cache(tower, compute, 2, 5000, ahead=7).values[0].shape[2] == 107
-    assert windowed.values[0].dtype == jnp.bfloat16
-    assert empty_cache(tower, compute, 1, 50).values[0].shape[2] == 50
-    longest = TransformerConfig(16, 1, 4, window=None)
-    assert 5000 <= empty_cache(longest, compute, 1, 5000).values[0].shape[2] < 5000 + cache.BLOCK
+    assert len(windowed.layers) == 3 and windowed.layers[0][0][0].shape == (2, 2, 100, 4)
+    assert places_of(empty_cache(tower, compute, 2, 5000, ahead=7).layers[0]) == 107
+    assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(windowed))
+    assert places_of(empty_cache(tower, compute, 1, 50).layers[0]) == 50
+    longest = empty_cache(TransformerConfig(16, 1, 4, window=None), compute, 1, 5000).layers[0]
+    assert 5000 <= places_of(longest) < 5000 + cache.BLOCK
+    assert [piece.shape[2] for piece in longest[0]] == [256, 256, 512, 1024, 2048, 1024]
 
 
-def test_only_blocks_that_are_filled_are_read(monkeypatch):
+@pytest.mark.parametrize("queries", [1, 3])
+def test_only_pieces_that_are_filled_are_read(queries, monkeypatch):
     monkeypatch.setattr(cache, "BLOCK", 8)
-    keys = jnp.full((1, 1, 2, 32), jnp.nan).at[..., :8].set(1.0)
-    values = keys.swapaxes(2, 3)
-    q = jnp.ones((1, 1, 1, 1, 2))
+    empty = jax.tree.map(lambda x: x + jnp.nan, empty_kept(1, 1, 2, 32, jnp.float32))
+    ones = jnp.ones((1, 16, 1, 2))
+    kept = store(empty, ones, ones, jnp.arange(16)[None])
+    q = jnp.ones((1, 1, 1, queries, 2))
 
     def find(filled):
-        return look_in_blocks(q, keys, values, lambda places: jnp.ones((1, 1, len(places)), bool), filled)
+        return look_kept(q, kept, lambda places: jnp.ones((1, queries, len(places)), bool), filled)
 
-    assert np.isfinite(find(jnp.int32(8))[2]).all() and np.isnan(find(jnp.int32(9))[2]).any()
-    assert "while" in primitives(find, jax.ShapeDtypeStruct((), jnp.int32))
+    assert np.isfinite(find(jnp.int32(16))[2]).all() and np.isnan(find(jnp.int32(17))[2]).any()
+    used = primitives(find, jax.ShapeDtypeStruct((), jnp.int32))
+    assert "cond" in used and ("while" in used) == (queries > 1)  # many queries read a long piece in blocks

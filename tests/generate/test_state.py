@@ -14,7 +14,7 @@ def sizes(positions, patches, patcher=CASE.patcher):
     """Numbers kept for a row: by the global model, for the open patch, and for all else."""
     kept = jax.eval_shape(lambda: state.empty(Latent(CASE.config, patcher, CASE.entropy, positions, patches), 1))
     latents = sum(leaf.size for leaf in jax.tree.leaves(kept.latents))
-    opened = sum(leaf.size for leaf in (*kept.open_keys, *kept.open_values))
+    opened = sum(leaf.size for leaf in jax.tree.leaves(kept.open_kept))
     return latents, opened, sum(leaf.size for leaf in jax.tree.leaves(kept)) - latents - opened
 
 
