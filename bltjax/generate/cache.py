@@ -108,8 +108,8 @@ def look(q: Array, keys: Rows, values: Rows, visible: Bool[Array, "batch queries
     scores = _product("bhgqd,bhpd->bhgqp", q, keys) * scale
     visible = visible[:, None, None]
     scores = jnp.where(visible, scores, HIDDEN)
-    peak = jnp.max(scores, axis=-1)
-    weights = jnp.where(visible, jnp.exp(scores - peak[..., None]), 0)
+    peak = jnp.max(scores, axis=-1, initial=HIDDEN / 2)  # so that what is hidden weighs nothing, even if all is
+    weights = jnp.exp(scores - peak[..., None])
     found = _product("bhgqp,bhpd->bhgqd", weights.astype(values.dtype), values)
     return peak, jnp.sum(weights, axis=-1), found
 

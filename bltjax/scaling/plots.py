@@ -162,6 +162,27 @@ def frontier_figure(rows: Sequence[Row], caption: str) -> Figure:
         return figure
 
 
+def speed_figure(rows: Sequence[Row], caption: str) -> Figure:
+    """Bytes written in a second against bits per byte; rows of a series are joined in the order of their budgets."""
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _new(caption)
+        all_series = list(dict.fromkeys(row["series"] for row in rows))
+        for series in all_series:
+            own = sorted((row for row in rows if row["series"] == series), key=lambda row: row["budget"])
+            colour, marker = _style(series, all_series)
+            x, y = [row["heldout_bits_per_byte"] for row in own], [row["bytes_per_second"] for row in own]
+            axes.plot(x, y, marker=marker, color=colour, markersize=7, linewidth=1.2, label=series_name(series))
+            for row in own:
+                place = row["heldout_bits_per_byte"], row["bytes_per_second"]
+                axes.annotate(flops_text(row["budget"]), place, (5, 5), textcoords="offset points", fontsize=7)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("bits per byte, held-out documents")
+        axes.set_ylabel("bytes written per second")
+        axes.set_title("How fast models write, and how well (best: upper left)", loc="left", fontsize=11)
+        axes.legend()
+        return figure
+
+
 def mean_over_seeds(rows: Sequence[Row]) -> list[Row]:
     """One row for each preset and budget of a series, with the means of what its seeds measured."""
     groups: dict[tuple[str, float], list[Row]] = {}

@@ -11,6 +11,7 @@ from bltjax.scaling.plots import (
     mean_over_seeds,
     save,
     series_name,
+    speed_figure,
     verdict,
 )
 
@@ -95,3 +96,14 @@ def test_series_of_one_family_are_told_apart():
     axes = frontier_figure(sizes, "").axes[0]
     labelled = [line for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
     assert len({line.get_color() for line in labelled}) == 2
+
+
+def test_speeds_are_joined_in_the_order_of_budgets():
+    rows = [
+        row(series, budget=budget, loss=loss, bytes_per_second=speed)
+        for series in ("blt", "byte")
+        for budget, loss, speed in ((3e10, 2.0, 50.0), (1e10, 2.5, 100.0))
+    ]
+    axes = speed_figure(rows, "About.").axes[0]
+    assert [line.get_xydata().tolist() for line in axes.lines] == [[[2.5, 100.0], [2.0, 50.0]]] * 2
+    assert [text.get_text() for text in axes.texts] == ["1e10", "3e10"] * 2
