@@ -16,9 +16,9 @@ a Transformer of 350M, at better bits per byte. Here that claim is put in three 
     equal FLOPs    trained with one budget: each family's best against the best of flat bytes
     equal quality  each against the run of flat bytes whose bits per byte are nearest; how near is in the table
 
-Expected on 2 cores: no 40 %. MEGABYTE is 1.05 times as fast with 4.5 times the parameters, and 0.9 to 1.04 times as
-fast as flat bytes of the CPU ladder; tokens reach 0.75 to 0.9 of flat bytes, BLT 0.5 to 0.65, both at far better bits
-per byte. Those models are so small that a step is bound by the number of operations; the first is bound by memory.
+Expected on 2 cores: no 40 %. MEGABYTE is 1.05 times as fast with 4.5 times the parameters, and .75 to 1.05 times as
+fast as flat bytes of the CPU ladder; tokens reach .65 to .9 of flat bytes, BLT .5 to .65, both at far better bits per
+byte. Those models are so small that a step is bound by the number of operations; the first is bound by memory.
 It leaves in runs/generation_speed (or --out): models.csv, pairs.csv (and .parquet), speed.png, speed.svg, summary.txt.
 """
 
