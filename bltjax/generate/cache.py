@@ -8,7 +8,7 @@ they attend to is given here.
 A cache is a ring: position t of a row lies at place t modulo the number of places. A window of w positions needs
 w places, whatever the length of the row; without a window there are places for the whole row. These lie in pieces, each
 as long as all before it, of which only those in use are read: room for a long row costs a short one nothing but memory,
-and no row more than twice what it has. (A part of one array would be copied before it is read.)
+and no row, past the first piece, more than twice what it has. (A part of one array would be copied before it is read.)
 """
 
 from collections.abc import Callable, Sequence
