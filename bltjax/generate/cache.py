@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Bool, Float, Int
 
 from bltjax.attention import HIDDEN
@@ -30,6 +31,10 @@ from bltjax.transformer import TransformerLayer
 BLOCK = 256  # places of the first piece, and those that many queries read at once
 
 NOWHERE = np.iinfo(np.int32).max  # the place of what is not to be stored
+
+# How pieces lie in memory. Left to itself, XLA for a TPU puts the heads of a batch of one row innermost, where eight of
+# them are padded to 128: sixteen times the memory, and the traffic, of all that is kept.
+AS_WRITTEN = Layout((0, 1, 2, 3))
 
 Rows = Float[Array, "batch key_heads _ head_width"]
 Kept = tuple[tuple[Rows, ...], tuple[Rows, ...]]  # keys and values of one layer, by piece
@@ -193,7 +198,8 @@ def store(
         for piece in pieces:
             size = piece.shape[2]
             at = jnp.where(places >= begin, places - begin, size)
-            found.append(piece.at[rows, :, at].set(new.astype(piece.dtype), mode="drop"))
+            stored = piece.at[rows, :, at].set(new.astype(piece.dtype), mode="drop")
+            found.append(with_layout_constraint(stored, AS_WRITTEN))
             begin += size
         return tuple(found)
 
