@@ -48,7 +48,8 @@ Axes = tuple[str | None, ...]
 class Projection(nn.Module):
     """Linear map without bias from the trailing `inputs` axes to `outputs`; the kernel is [*inputs, *outputs].
 
-    `axes` are the logical names of the kernel's axes, as `sharding.PARAMETER_RULES` has them.
+    `axes` are the logical names of the kernel's axes, as `sharding.PARAMETER_RULES` has them. `result` is the dtype of
+    what comes out, if not that of the products: sums are float32, and logits are not rounded after them.
     """
 
     inputs: tuple[int, ...]
@@ -56,21 +57,26 @@ class Projection(nn.Module):
     axes: Axes
     std: float
     dtype: str = "float32"
+    result: str | None = None
 
     @nn.compact
     def kernel(self) -> Float[Array, "..."]:
         return self.param("kernel", truncated_normal(self.std), (*self.inputs, *self.outputs), jnp.float32)
 
     def __call__(self, x: Float[Array, "batch positions ..."]) -> Float[Array, "batch positions ..."]:
-        out: Any = product(x.astype(self.dtype), self.kernel(), self.axes, len(self.inputs))
+        out: Any = product(x.astype(self.dtype), self.kernel(), self.axes, len(self.inputs), self.result)
         return out
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def product(
-    x: Float[Array, "batch positions ..."], kernel: Float[Array, "..."], axes: Axes, inputs: int = 1
+    x: Float[Array, "batch positions ..."],
+    kernel: Float[Array, "..."],
+    axes: Axes,
+    inputs: int = 1,
+    result: str | None = None,
 ) -> Float[Array, "batch positions ..."]:
-    """x times kernel, summed over the last `inputs` axes of x and the first of the kernel; in the dtype of x.
+    """x times kernel, summed over the last `inputs` axes of x and the first of the kernel.
 
     On a mesh each device gathers the kernel for its use, in the dtype of x, and its gradient is summed into the parts
     in which the kernel lies: left to a compiler, that sum is made whole on every device first.
@@ -78,13 +84,14 @@ def product(
     Args:
       kernel: float32; on a mesh in the parts that `axes` say.
       axes: logical names of the kernel's axes.
+      result: dtype of what comes out; None: that of x. Its gradient is rounded to that of x all the same.
     """
     x_axes, out_axes = _around(x.ndim - inputs, axes, inputs)
     parts, over = split_axis("shard"), _summing(x_axes[x.ndim - inputs :])
 
     def multiply(x: Array, kernel: Array) -> Array:
         whole = _whole(kernel.astype(x.dtype), axes, parts)
-        return summed(_dot(x, whole, _trailing(x.ndim, inputs), tuple(range(inputs))), *over)
+        return summed(_dot(x, whole, _trailing(x.ndim, inputs), tuple(range(inputs)), result), *over)
 
     return per_device(multiply, [x_axes, axes], out_axes)(x, jnp.asarray(kernel))
 
@@ -112,12 +119,17 @@ def _dot(a: Array, b: Array, over_a: tuple[int, ...], over_b: tuple[int, ...], d
     return jax.lax.dot_general(a, b, ((over_a, over_b), ((), ())), preferred_element_type=dtype)
 
 
-def _product_forward(x: Array, kernel: Array, axes: Axes, inputs: int) -> tuple[Array, tuple[Array, Array]]:
-    return product(x, kernel, axes, inputs), (x, kernel)
+def _product_forward(
+    x: Array, kernel: Array, axes: Axes, inputs: int, result: str | None
+) -> tuple[Array, tuple[Array, Array]]:
+    return product(x, kernel, axes, inputs, result), (x, kernel)
 
 
-def _product_backward(axes: Axes, inputs: int, residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+def _product_backward(
+    axes: Axes, inputs: int, result: str | None, residuals: tuple[Array, Array], g: Array
+) -> tuple[Array, Array]:
     x, kernel = residuals
+    g = g.astype(x.dtype)
     kept, outputs = x.ndim - inputs, kernel.ndim - inputs
     if not is_spread():
         dx = _dot(g, kernel.astype(g.dtype), _trailing(g.ndim, outputs), _trailing(kernel.ndim, outputs))

@@ -58,8 +58,7 @@ def byte_logits(
     local, dtype = config.decoder, config.compute.dtype
     h = RMSNorm(local.width, local.norm_epsilon, dtype, name="norm")(h)
     axes, std = ("shard", "vocabulary"), local.width**-0.5
-    logits = Projection((local.width,), (VOCABULARY_SIZE,), axes, std, dtype, name="output")(h)
-    return logits.astype(jnp.float32)
+    return Projection((local.width,), (VOCABULARY_SIZE,), axes, std, dtype, "float32", name="output")(h)
 
 
 class LocalEncoder(nn.Module):

@@ -204,9 +204,8 @@ def id_logits(
     """Logits, float32, of what a tower ends with; with params "norm" and "output" of the module that calls this."""
     width, dtype = config.tower.width, config.compute.dtype
     x = RMSNorm(width, config.tower.norm_epsilon, dtype, name="norm")(x)
-    axes = ("shard", "vocabulary")
-    logits = Projection((width,), (config.vocabulary_size,), axes, width**-0.5, dtype, name="output")(x)
-    return logits.astype(jnp.float32)
+    axes, rows = ("shard", "vocabulary"), config.vocabulary_size
+    return Projection((width,), (rows,), axes, width**-0.5, dtype, "float32", name="output")(x)
 
 
 class LanguageModel(nn.Module):

@@ -50,7 +50,8 @@ class Booking:
     @property
     def name(self) -> str:
         kind = "" if self.remat == "full" else f"-{self.remat}"
-        return f"{self.preset}-{self.topology.replace(':', '-')}{kind}"
+        split = "" if self.mesh.sequence == 1 else f"-sequence{self.mesh.sequence}"
+        return f"{self.preset}-{self.topology.replace(':', '-')}{kind}{split}"
 
     @property
     def rows(self) -> int:
@@ -73,7 +74,15 @@ BOOKINGS = (
     Booking("blt-4b", "v6e:4x4", MeshConfig(data=16), 41),
     Booking("blt-8b", "v5p:4x4x8", MeshConfig(data=128), 5),
     Booking("blt-8b", "v6e:16x16", MeshConfig(data=256), 3),
-    Booking("blt-1b", "v6e:4x4", MeshConfig(data=16), 41, remat="none"),  # does not fit, and says by how much
+    # Without remat the others do not fit with a row on each chip, and say by how much; with a row split, some do.
+    Booking("blt-400m", "v5e:4x4", MeshConfig(data=16), 41, remat="none"),
+    Booking("blt-1b", "v5e:4x4", MeshConfig(data=16), 41, remat="none"),
+    Booking("blt-1b", "v6e:4x4", MeshConfig(data=16), 41, remat="none"),
+    Booking("blt-1b", "v6e:4x4", MeshConfig(data=8, sequence=2), 82, remat="none"),
+    Booking("blt-2b", "v6e:4x4", MeshConfig(data=16), 41, remat="none"),
+    Booking("blt-4b", "v6e:4x4", MeshConfig(data=16), 41, remat="none"),
+    Booking("blt-8b", "v5p:4x4x8", MeshConfig(data=128), 5, remat="none"),
+    Booking("blt-8b", "v6e:16x16", MeshConfig(data=256), 3, remat="none"),
 )
 
 

@@ -10,6 +10,7 @@ from flax.traverse_util import flatten_dict
 from bltjax.config import (
     BLTConfig,
     ByteTransformerConfig,
+    ComputeConfig,
     CrossAttentionConfig,
     EntropyModelConfig,
     HashConfig,
@@ -167,6 +168,19 @@ def test_every_family_is_called_alike(family, dtype):
     logits = jax.eval_shape(build(config).apply, {"params": abstract_params(config)}, ids, patches)
     rows = 300 if family == "token" else 260
     assert (logits.shape, logits.dtype) == ((2, 9, rows), jnp.float32)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_mistake_18_logits_keep_float32_where_all_else_is_bfloat16(family):
+    """260 logits would lose less by rounding than 128k: every family's come from a product summed in float32."""
+    config = dataclasses.replace(FAMILIES[family], compute=ComputeConfig("bfloat16"))
+    ids = jnp.asarray(np.random.default_rng(0).integers(4, 260, (1, 9)), jnp.int32)
+    patches = Patches.from_starts(jnp.ones((1, 10), bool), 9) if config.reads_patches else None
+    params = quick_jit(initialize, static_argnums=0)(config, jax.random.key(0))
+    logits = quick_jit(build(config).apply)({"params": params}, ids, patches)
+    assert logits.dtype == jnp.float32
+    rounded = logits.astype(jnp.bfloat16).astype(jnp.float32)
+    assert np.mean(np.asarray(logits != rounded)) > 0.9
 
 
 @pytest.mark.parametrize("family", ["entropy", "byte", "token"])

@@ -153,13 +153,25 @@ def test_grouped_queries_make_cross_attention_cheaper_by_their_keys_and_values()
     assert sum(parameters(grouped).values()) == shapes
 
 
-def test_mean_keys_is_the_mean_of_the_causal_window():
+def test_mistake_3_windowed_layers_pay_for_the_mean_of_their_causal_window():
     for window, length in ((1, 5), (3, 5), (5, 5), (9, 5), (None, 5)):
         seen = [min(window or length, position + 1) for position in range(length)]
         assert mean_keys(window, length) == pytest.approx(sum(seen) / length)
 
 
-def test_padding_is_paid_per_real_byte():
+@pytest.mark.parametrize("length", [16, 160])
+def test_mistake_4_attention_pays_for_its_causal_half_and_once(length):
+    """No masked score is paid for, and none a second time as a kernel's backward pass may compute it."""
+    tower = TransformerConfig(8, 3, 2, hidden=12)
+    per_layer = 2 * 2 * 8  # scores and weighed values, for each key that is seen
+    for accounting in ("paper", "full"):
+        all_keys = flops_per_byte(ByteTransformerConfig(tower), 1, length, accounting)
+        one_key = flops_per_byte(ByteTransformerConfig(dataclasses.replace(tower, window=1)), 1, length, accounting)
+        assert all_keys.forward - one_key.forward == pytest.approx(3 * per_layer * ((length + 1) / 2 - 1)), accounting
+        assert all_keys.training == 3 * all_keys.forward
+
+
+def test_mistake_5_padding_is_paid_per_real_byte():
     whole = flops_per_byte(SMALL, 4, 16, "full")
     half = flops_per_byte(SMALL, 4, 16, "full", byte_fill=0.5, patch_fill=0.5)
     # The row and its slots are the same (16 positions, 4 slots); it holds half as many bytes in half as many patches.

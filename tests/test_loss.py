@@ -57,7 +57,7 @@ def test_what_a_delimiter_costs_is_paid_for_bytes():
     np.testing.assert_allclose([sums.byte_nats, sums.special_nats], [nats[[0, 1, 3]].sum(), nats[2]], rtol=1e-6)
 
 
-def test_bits_per_byte_count_raw_bytes_only(example):
+def test_mistake_6_bits_per_byte_count_raw_bytes_only(example):
     """BOS and EOS change neither the nats nor the bytes of the documents, however badly they are predicted."""
     logits, targets, target_bytes = example
     worse = np.array(logits)

@@ -293,8 +293,8 @@ def bytes_before(
 def tied_logits(embedding: Embedding, x: Float[Array, "batch bytes width"]) -> Float[Array, "batch bytes 260"]:
     """Logits, float32: the output is the local embedding once more (equation 6), which has been called before."""
     table = embedding.variables["params"]["table"]
-    logits: Any = product(x, jnp.transpose(table), ("shard", "vocabulary"))
-    return constrain(logits.astype(jnp.float32), (*_SPLIT, None))
+    logits: Any = product(x, jnp.transpose(table), ("shard", "vocabulary"), 1, "float32")
+    return constrain(logits, (*_SPLIT, None))
 
 
 def _rows_of_passes(ids: Array, *, total: int, half: int) -> Array:

@@ -37,7 +37,7 @@ def bytes_of(source: StreamSource, ids: np.ndarray) -> bytes:
     return vocabulary.decode(ids)
 
 
-def test_rows_hold_every_byte_of_the_corpus_once(source: StreamSource):
+def test_mistake_5_rows_hold_every_byte_of_the_corpus_once(source: StreamSource):
     rows = [source.row(n) for n in range(len(source.rows))]
     scored = np.concatenate([row["targets"][row["targets"] >= 0] for row in rows])
     # Every target that stands for bytes, in order, is the corpus itself.

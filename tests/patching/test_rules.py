@@ -45,7 +45,7 @@ def documents_of(seed, lengths):
 
 @every_rule
 @with_and_without_limit
-def test_patches_of_a_prefix_are_the_first_part_of_the_patches(name, limit):
+def test_mistake_9_patches_of_a_prefix_are_the_first_part_of_the_patches(name, limit):
     config = dataclasses.replace(RULES[name], max_patch_length=limit)
     ids, entropies = documents_of(0, [0, 20, 1, 30])  # several documents in one row
     row, scores = np.concatenate(ids)[None], np.concatenate(entropies)[None].astype(np.float32)

@@ -57,6 +57,30 @@ def test_every_stage_is_done_once_and_then_read(study, monkeypatch):
     assert not any(text.startswith(("preparing", "training", "scoring")) for text in said)
 
 
+def test_mistake_16_what_cuts_the_text_has_not_read_what_is_scored(study, monkeypatch):
+    """The entropy model, the tokenizer and the threshold are made from the training split alone."""
+    read = {}
+
+    def spy(name, function, documents):
+        def called(*arguments, **options):
+            read[name] = {document.tobytes() for document in documents(*arguments)}
+            return function(*arguments, **options)
+
+        monkeypatch.setattr(room, name, called)
+
+    spy("fit", room.fit, lambda config, source, *_: source.documents)
+    spy("train", room.train, lambda documents, *_: documents)
+    made = Inputs(study, lambda text: None)
+    threshold = made.patcher(PATCHER).threshold
+    made.tokenizer(preset("token-tiny").vocabulary_size - 4)
+    train, heldout = ({d.tobytes() for d in made.corpus.documents(split)} for split in ("train", "heldout"))
+    assert heldout and not train & heldout
+    assert read == {"fit": train, "train": train}
+    entropies = room.read_entropies(made.corpus, "train", made.entropy_fingerprint)
+    boundaries = room.ByteStream(made.corpus.documents("train")).document_starts
+    assert room.calibrate(PATCHER, boundaries, entropies).config.threshold == threshold
+
+
 def test_families_read_the_same_bytes(study):
     made = Inputs(dataclasses.replace(study, preset=EVERY, delimiter_tokens=296), lambda text: None)
     study = made.study
