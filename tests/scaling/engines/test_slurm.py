@@ -1,13 +1,18 @@
 """Array jobs by submitit: its local executor does them, and what Slurm would be asked is read from a stand-in."""
 
 import os
+import re
+import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from bltjax.metrics import read_journal
 from bltjax.scaling.engines.slurm import Requeued, outcomes, submit
 from bltjax.scaling.jobs import Task
+from bltjax.scaling.store import read_json
 
 ROOT = Path(__file__).resolve().parents[3]
 SBATCH = """#!/bin/sh
@@ -28,10 +33,10 @@ def test_without_submitit_one_line_says_what_to_install(monkeypatch, tmp_path):
 def tasks(texts, tmp_path) -> list[Task]:
     (tmp_path / "study.py").write_text(
         "from pathlib import Path\nfrom bltjax.scaling.plan import Study\n"
-        f"study = Study(out=Path('out'), corpus=({texts!r},), preset=('byte-tiny',), budgets=(2e8,), seeds=(0, 1),\n"
+        f"study = Study(out=Path('out'), corpus=({texts!r},), preset=('byte-tiny',), budgets=(2e9, 2e8),\n"
         "    row_bytes=32, batch=8, heldout_percent=20, heldout_bytes=2000)\n"
     )
-    return [Task(str(tmp_path / "study.py"), str(tmp_path), name) for name in ("byte-tiny-2e8-s0", "byte-tiny-2e8-s1")]
+    return [Task(str(tmp_path / "study.py"), str(tmp_path), name) for name in ("byte-tiny-2e9-s0", "byte-tiny-2e8-s0")]
 
 
 @pytest.mark.slurm
@@ -41,12 +46,20 @@ def test_jobs_are_done_by_processes_of_submitit_and_say_how_they_ended(tasks, tm
     monkeypatch.setenv("XLA_FLAGS", "")
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     wrong = Task(tasks[0].study, tasks[0].directory, "nothing")
-    found = list(outcomes([*tasks, wrong], submit([*tasks, wrong], tmp_path / "slurm", cluster="local")))
-    assert [outcome.state for outcome in found] == ["complete", "complete", "failed"]
+    jobs = submit([*tasks, wrong], tmp_path / "slurm", cluster="local")
+    # The first is asked to make room, as Slurm does when time is up or another job is more important: it goes on later.
+    while not (training := [path for path in tmp_path.glob("out/runs/*-2e9-*/metrics.jsonl")]):
+        time.sleep(0.01)
+    (pid,) = re.findall(r"process (\d+) on", training[0].with_name("run.lock").read_text())
+    os.kill(int(pid), signal.SIGUSR2)
+    found = list(outcomes([*tasks, wrong], jobs))
+    assert [outcome.state for outcome in found] == ["complete", "complete", "failed"], found
     assert "is none of this study's" in found[2].words
     assert len(list((tmp_path / "out" / "runs").iterdir())) == 2
-    again = list(outcomes(tasks[:1], submit(tasks[:1], tmp_path / "slurm", cluster="local")))
-    assert again == found[:1]
+    manifest, rows = read_json(training[0].with_name("manifest.json")), read_journal(training[0])
+    assert len(manifest["starts"]) == 2 and [row["step"] for row in rows] == sorted({row["step"] for row in rows})
+    again = list(outcomes(tasks[1:], submit(tasks[1:], tmp_path / "slurm", cluster="local")))
+    assert again == found[1:2]
 
 
 @pytest.mark.slurm
