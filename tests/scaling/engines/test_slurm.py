@@ -48,7 +48,7 @@ def test_jobs_are_done_by_processes_of_submitit_and_say_how_they_ended(tasks, tm
     wrong = Task(tasks[0].study, tasks[0].directory, "nothing")
     jobs = submit([*tasks, wrong], tmp_path / "slurm", cluster="local")
     # The first is asked to make room, as Slurm does when time is up or another job is more important: it goes on later.
-    while not (training := [path for path in tmp_path.glob("out/runs/*-2e9-*/metrics.jsonl")]):
+    while not (training := list(tmp_path.glob("out/runs/*-2e9-*/metrics.jsonl"))):
         time.sleep(0.01)
     (pid,) = re.findall(r"process (\d+) on", training[0].with_name("run.lock").read_text())
     os.kill(int(pid), signal.SIGUSR2)
