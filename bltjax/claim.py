@@ -1,18 +1,16 @@
 """Whose a run's folder is: one configuration, one corpus, and at any time one job that writes to it."""
 
 import difflib
-import fcntl
 import hashlib
 import json
-import os
-import socket
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from bltjax.checkpoint import check_same, differences, is_free
 from bltjax.config import TrainConfig, from_dict, to_dict
 from bltjax.data.views import Source
+from bltjax.lock import Busy, Lock
 from bltjax.metrics import flat, replace_file
 from bltjax.provenance import Provenance
 
@@ -122,26 +120,13 @@ class Claim:
 
     def release(self) -> None:
         """Lets another process have the folder."""
-        self._lock.close()
+        self._lock.release()
 
 
-def _locked(folder: Path) -> IO[bytes]:
-    # The kernel drops such a lock with the process that holds it, whatever ends it: no stale lock is ever in the way.
+def _locked(folder: Path) -> Lock:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / "lock", "a+b")  # noqa: SIM115
+        return Lock(folder / "lock", doing="is training in this folder: wait for it, or give this run another")
+    except Busy:
+        raise
     except OSError as error:
         raise type(error)(error.errno, f"this run can't write to its folder ({error.strerror})", str(folder)) from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.seek(0)
-        holder = file.read(200).decode(errors="replace").strip() or "another process"
-        file.close()
-        raise BlockingIOError(
-            error.errno, f"{holder} is training in this folder: wait for it, or give this run another", str(folder)
-        ) from error
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
-    file.flush()
-    return file

@@ -1,7 +1,8 @@
 """What the runs of a study share: the corpus, the tokenizer, the entropy model, its scores, and sources of rows.
 
 Each stage leaves its result in the study's folder and is skipped where that lies there already; a stage that was
-stopped half-way is done again (or, for the entropy model's training, gone on with).
+stopped half-way is done again (or, for the entropy model's training, gone on with). Of several processes one makes it,
+under a lock, and the others wait for it.
 """
 
 import functools
@@ -32,6 +33,7 @@ from bltjax.data.stream import ByteStream, read_entropies
 from bltjax.data.tokenizer import Tokenizer, train
 from bltjax.data.views import BLTSource, ByteSource, StreamSource, TokenSource
 from bltjax.data.write import prepare
+from bltjax.lock import Lock, holder
 from bltjax.metrics import Progress
 from bltjax.patching.calibrate import calibrate, check_starts
 from bltjax.scaling.plan import Study, learning_rate_rule, optim_of
@@ -102,12 +104,22 @@ class Inputs:
         self._made: dict[Hashable, Any] = {}
         folder, limit = corpus_folder(study), corpus_limit(study)
         if not is_prepared(study):
-            say(f"preparing the corpus: {', '.join(study.corpus) or 'the standard library of this Python'}")
-            read = sources.read(study.corpus) if study.corpus else sources.embedded()
-            prepare(limited(read, limit), folder, study.heldout_percent)
+            with self._sole(folder):
+                if not is_prepared(study):
+                    say(f"preparing the corpus: {', '.join(study.corpus) or 'the standard library of this Python'}")
+                    read = sources.read(study.corpus) if study.corpus else sources.embedded()
+                    prepare(limited(read, limit), folder, study.heldout_percent)
         self.corpus = Corpus.open(folder)
         sizes = {split: self.corpus.documents(split).total_bytes for split in ("train", "heldout")}
         say(f"corpus {self.corpus.fingerprint}: {sizes['train']:,} bytes to train on, {sizes['heldout']:,} held out")
+
+    def _sole(self, made: Path) -> Lock:
+        """The sole right to make something; waits while another process makes it, so look again whether it is there."""
+        path = made.with_name(f".{made.name}.lock")  # hidden: it is no input
+        by = holder(path)
+        if by is not None:
+            self._say(f"waiting for {by}, which makes {made.name}")
+        return Lock(path, wait=True)
 
     def _once(self, what: Hashable, make: Callable[[], Made]) -> Made:
         if what not in self._made:
@@ -123,11 +135,12 @@ class Inputs:
 
     def _tokenizer(self, vocabulary_size: int) -> Tokenizer:
         path = self._tokenizer_file(vocabulary_size)
-        if path.is_file():
-            tokenizer = Tokenizer.load(path)
-        else:
-            self._say(f"training a tokenizer of {vocabulary_size:,} tokens")
-            tokenizer = train(self.corpus.documents("train"), vocabulary_size, path)
+        if not path.is_file():
+            with self._sole(path):
+                if not path.is_file():
+                    self._say(f"training a tokenizer of {vocabulary_size:,} tokens")
+                    train(self.corpus.documents("train"), vocabulary_size, path)
+        tokenizer = Tokenizer.load(path)
         tokenizer.check_lossless(self.corpus.documents("heldout"))
         return tokenizer
 
@@ -154,10 +167,17 @@ class Inputs:
 
         Trains the entropy model and scores both splits with it, unless that is done.
         """
-        config, source, identity, run = self._entropy_training
+        run = self._entropy_training[-1]
+        if not run.complete:
+            with self._sole(run.folder):
+                if not run.complete:
+                    self._train_entropy_model()
         manifest = run.manifest()
-        if manifest is not None and manifest["status"] == "complete":
-            return manifest["result"]["fingerprint"]
+        assert manifest is not None
+        return manifest["result"]["fingerprint"]
+
+    def _train_entropy_model(self) -> None:
+        config, source, identity, run = self._entropy_training
         self._say(f"training the entropy model on {self.study.entropy_bytes / 1e6:.3g} MB, {config.steps:,} steps")
         manifest = run.begin({"id": digest(identity), "config": to_dict(config), "inputs": identity})
         done = fit(config, source, run.folder, progress=Progress("entropy model"), checkpoint_seconds=30)
@@ -165,7 +185,6 @@ class Inputs:
         # The corpus is this study's own, and each run is known by the scores that it has read.
         fingerprint = score_corpus(self.study.patcher_model(), done.params, self.corpus, overwrite=True)
         run.finish(manifest, {"fingerprint": fingerprint, "device_seconds": done.device_seconds})
-        return fingerprint
 
     def patcher(self, wanted: PatcherConfig) -> PatcherConfig:
         """A patcher as asked for; one by entropy with the threshold that gives the mean patch of the training split."""

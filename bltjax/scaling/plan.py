@@ -262,6 +262,11 @@ class RunPlan:
     def training_flops(self) -> float:
         return self.flops[self.accounting].training * self.bytes
 
+    @property
+    def device_flops(self) -> float:
+        """Training FLOPs on the devices, as expected: the model's own, nothing left out."""
+        return 3 * self.flops["full"].model * self.bytes
+
     def warnings(self) -> list[str]:
         """What a reader of its result should know."""
         out = []

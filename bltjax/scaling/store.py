@@ -1,10 +1,12 @@
 """Where a study keeps its runs: one folder a run with a manifest, and one table over all of them.
 
 A run's folder is named by what it is: the hash of its configuration, its data and how it is scored. Its manifest is
-written before the first step with status "running" and once more, complete, after the last. No file is ever seen
-half-written: each is written beside its place and moved there.
+written before the first step with status "running" and once more, complete, after the last, or failed, with the error
+that ended it. One process at a time does a run: it holds the run's lock, which a dead process does not keep. No file is
+ever seen half-written: each is written beside its place and moved there.
 """
 
+import contextlib
 import csv
 import dataclasses
 import datetime
@@ -13,15 +15,19 @@ import importlib.metadata
 import json
 import os
 import platform
+import secrets
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from bltjax.lock import Lock, holder
 
 PACKAGES = ("bltjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers")
 
 Json = dict[str, Any]
+State = Literal["waiting", "running", "interrupted", "failed", "complete"]
 
 
 def digest(value: Any) -> str:
@@ -33,7 +39,7 @@ def digest(value: Any) -> str:
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Makes `path` by `write(temporary path)` and a move, so that no reader sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
         write(temporary)
         os.replace(temporary, path)
@@ -119,6 +125,40 @@ class Run:
     def complete(self) -> bool:
         manifest = self.manifest()
         return manifest is not None and manifest["status"] == "complete"
+
+    @property
+    def state(self) -> State:
+        """waiting: nobody began it; running: a live process does it; interrupted: its process ended without an end."""
+        while True:
+            held = self.holder is not None
+            manifest = self.manifest()
+            status = "waiting" if manifest is None else manifest["status"]
+            if status != "complete" and held:
+                return "running"
+            if status != "running":
+                return status
+            if self.holder is None and self.manifest() == manifest:
+                return "interrupted"
+
+    @property
+    def holder(self) -> str | None:
+        """Which process does it now, in words; None: none does."""
+        return holder(self.folder / "run.lock")
+
+    def hold(self) -> Lock:
+        """The sole right to do this run, until the block ends, or the process.
+
+        Raises:
+          Busy: while another process has it.
+        """
+        return Lock(self.folder / "run.lock", doing="is doing this run: leave it, or wait for it")
+
+    def fail(self, identity: str, error: BaseException) -> None:
+        """Writes that the run ended with an error, and which; what cannot be written, on a full disk, is left."""
+        about = {"type": type(error).__name__, "message": str(error), "time": now()}
+        manifest = self.manifest() or {"id": identity, "starts": []}
+        with contextlib.suppress(OSError):
+            write_json(self.manifest_path, {**manifest, "status": "failed", "error": about})
 
     def begin(self, planned: Mapping[str, Any], resumed_from: int | None = None) -> Json:
         """Writes what is known before the first step; a run that was begun before keeps its earlier starts.

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from bltjax.checkpoint import Checkpoints
-from bltjax.config import TokenTransformerConfig, config_hash, to_dict
+from bltjax.config import PatcherConfig, TokenTransformerConfig, config_hash, to_dict
 from bltjax.flops import non_embedding_parameters, parameters
 from bltjax.metrics import Progress, duration
+from bltjax.runtime import Stopped
 from bltjax.scaling import plots
 from bltjax.scaling.inputs import Inputs
 from bltjax.scaling.plan import RowFacts, RunPlan, Study, plan_run, plan_table, run_hash
@@ -20,22 +21,30 @@ from bltjax.scaling.store import Json, Run, write_json, write_table
 from bltjax.train import evaluate, fit
 
 Row = dict[str, Any]
+Cut = tuple[str, PatcherConfig | None]  # the name of a model, and how its text is cut
 CHECKPOINT_SECONDS = 30.0  # at most so much work is lost to a kill
 
 
-def plan_study(study: Study, inputs: Inputs) -> list[RunPlan]:
+def plan_study(study: Study, inputs: Inputs, only: Cut | None = None) -> list[RunPlan]:
     """All runs of a study, smallest budget first.
+
+    Args:
+      only: the runs of one model on text cut in one way, so that no other rows are made.
 
     Raises:
       ValueError: for a budget of less than one step.
     """
     for name, model in study.models().items():
         for wanted in study.patchers_of(name):
+            if only is not None and only != (name, wanted):
+                continue
             if isinstance(model, TokenTransformerConfig) or (wanted is not None and wanted.rule == "bpe"):
                 inputs.source(model, wanted, "train")  # text too short for a tokenizer shows before a model is trained
     plans = []
     for name, model in study.models().items():
         for wanted in study.patchers_of(name):
+            if only is not None and only != (name, wanted):
+                continue
             source = inputs.source(model, wanted, "train")
             patcher = None if wanted is None else inputs.patcher(wanted)
             facts = RowFacts.of(source, model)
@@ -57,12 +66,31 @@ def run_of(study: Study, plan: RunPlan) -> Run:
 
 
 def execute(study: Study, plan: RunPlan, inputs: Inputs, label: str = "") -> Json:
-    """Trains and scores one run, or goes on with it, or finds it complete; its manifest."""
+    """Trains and scores one run, or goes on with it, or finds it complete; its manifest.
+
+    What ends it other than a stop is written into the manifest.
+
+    Raises:
+      Busy: while another process does this run.
+      Stopped: when it was asked to stop during training; the state is saved.
+    """
     run = run_of(study, plan)
-    if run.complete:
-        manifest = run.manifest()
-        assert manifest is not None
-        return manifest
+    if not run.complete:
+        with run.hold():
+            if not run.complete:  # another process may have completed it just before
+                try:
+                    return _train_and_score(study, plan, inputs, run, label)
+                except (Stopped, BlockingIOError):
+                    raise
+                except Exception as error:
+                    run.fail(run_hash(plan), error)
+                    raise
+    manifest = run.manifest()
+    assert manifest is not None
+    return manifest
+
+
+def _train_and_score(study: Study, plan: RunPlan, inputs: Inputs, run: Run, label: str) -> Json:
     model = plan.train.model
     heldout = inputs.heldout(model, plan.wanted)
     steps = Checkpoints(run.folder / "checkpoints").steps()
@@ -172,7 +200,7 @@ def claim(study: Study) -> None:
 
 
 def run_study(study: Study, say: Callable[[str], None]) -> list[Row]:
-    """Does all of a study that is not done yet, then writes its table and figures; the rows of the table.
+    """Does all of a study that is not done yet, cheapest first, then writes table and figures; the table's rows.
 
     Raises:
       ValueError: for what cannot be trained, before anything is trained.
@@ -187,15 +215,16 @@ def run_study(study: Study, say: Callable[[str], None]) -> list[Row]:
     inputs = Inputs(study, tell)
     plans = plan_study(study, inputs)
     say(plan_table(plans))
-    rows = []
+    found: dict[str, Row] = {}
     total, spent = sum(plan.training_flops for plan in plans), 0.0
-    for number, plan in enumerate(plans, start=1):
+    for number, plan in enumerate(sorted(plans, key=lambda plan: plan.device_flops), start=1):
         done = run_of(study, plan).complete
         label = f"{number}/{len(plans)} {plan.name} {flops_text(plan.budget)}"
-        rows.append(table_row(execute(study, plan, inputs, label)))
+        row = found[run_hash(plan)] = table_row(execute(study, plan, inputs, label))
         spent += plan.training_flops
-        bits = rows[-1]["heldout_bits_per_byte"]
+        bits = row["heldout_bits_per_byte"]
         tell(f"{label}: {bits:.4f} bits per byte{' (done before)' if done else ''}; {spent / total:.0%} of all FLOPs")
+    rows = [found[run_hash(plan)] for plan in plans]
     write_table(rows, study.out)
     draw(rows, study, inputs)
     return rows

@@ -1,10 +1,13 @@
 import dataclasses
+import functools
+import threading
 
 import pytest
 
 from bltjax.config import PatcherConfig
 from bltjax.data.sources import Document, Sources
 from bltjax.presets import preset
+from bltjax.runtime import StopRequest
 from bltjax.scaling import inputs as room
 from bltjax.scaling.inputs import Inputs, limited
 
@@ -103,3 +106,28 @@ def test_patches_have_the_size_that_was_asked_for_on_the_training_split(study):
     assert source.documents.total_bytes / source.stream_starts.sum() == pytest.approx(2.5, rel=0.05)
     assert made.heldout_unit_bytes(preset("blt-tiny"), wanted) == pytest.approx(2.5, rel=0.2)
     assert made.heldout_unit_bytes(preset("byte-tiny"), None) == 1.0
+
+
+def test_what_is_shared_is_made_once_and_the_others_wait_for_it(study, monkeypatch):
+    study = dataclasses.replace(study, preset=("token-tiny", "blt-tiny"))
+    made, said = [], []
+    for name in ("prepare", "train", "score_corpus"):
+        real = getattr(room, name)
+        monkeypatch.setattr(room, name, lambda *a, real=real, name=name, **k: made.append(name) or real(*a, **k))
+    # A lock is of an open file, so threads of one process stand for processes here.
+    monkeypatch.setattr(room, "fit", functools.partial(room.fit, stop=StopRequest()))
+    found = []
+
+    def work():
+        mine = Inputs(study, said.append)
+        tokens = mine.identity(study.models()["token-tiny"], None)
+        found.append((tokens, mine.identity(study.models()["blt-tiny"], *study.patchers_of("blt-tiny"))))
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert sorted(made) == ["prepare", "score_corpus", "train"]
+    assert len(found) == 3 and found[0] == found[1] == found[2]
+    assert any("which makes corpus-" in words for words in said)

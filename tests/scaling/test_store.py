@@ -1,8 +1,10 @@
 import json
+import os
 
 import pyarrow.parquet
 import pytest
 
+from bltjax.lock import Busy
 from bltjax.scaling.store import Run, digest, environment, read_json, replace_file, write_json, write_table
 
 
@@ -17,6 +19,35 @@ def test_a_run_is_complete_only_after_its_result(tmp_path):
     stored = read_json(run.manifest_path)
     assert stored["result"] == {"heldout_bits_per_byte": 2.5}
     assert stored["stop"] >= stored["starts"][0]["time"]
+
+
+def test_a_run_waits_runs_is_interrupted_fails_and_is_complete(tmp_path):
+    run = Run(tmp_path / "run")
+    assert run.state == "waiting" and not run.folder.exists()
+    with run.hold():
+        assert run.state == "running"  # before it has a manifest too
+        manifest = run.begin({"id": "a"})
+        assert run.state == "running" and f"process {os.getpid()}" in (run.holder or "")
+        with pytest.raises(Busy, match="is doing this run"):
+            run.hold()
+    assert run.state == "interrupted" and run.holder is None
+    run.fail("a", FloatingPointError("the loss is not finite"))
+    assert run.state == "failed"
+    found = read_json(run.manifest_path)
+    assert found["error"]["type"] == "FloatingPointError" and found["error"]["message"] == "the loss is not finite"
+    assert found["error"]["time"] >= found["starts"][0]["time"]
+    manifest = run.begin({"id": "a"})
+    assert len(manifest["starts"]) == 2 and "error" not in manifest
+    with run.hold():
+        run.finish(manifest, {})
+        assert run.state == "complete"  # whatever its process has still to do
+
+
+def test_a_run_that_failed_before_it_began_says_so(tmp_path):
+    run = Run(tmp_path / "run")
+    run.fail("a", ValueError("text too short"))
+    assert run.state == "failed"
+    assert len(run.begin({"id": "a"})["starts"]) == 1
 
 
 def test_every_start_of_a_run_is_kept_with_the_step_it_resumed_from(tmp_path):

@@ -8,11 +8,13 @@ import pyarrow.parquet
 import pytest
 
 from bltjax.flops import flops_per_byte
+from bltjax.lock import Busy
 from bltjax.metrics import Progress, read_journal
 from bltjax.presets import preset
+from bltjax.runtime import Stopped
 from bltjax.scaling import inputs, sweep
 from bltjax.scaling.store import read_json
-from bltjax.scaling.sweep import claim, run_study, summary, table_row
+from bltjax.scaling.sweep import claim, plan_study, run_study, summary, table_row
 from bltjax.train import evaluate, load_params
 
 TIMES = ("device_seconds",)
@@ -159,6 +161,82 @@ def test_a_study_that_is_interrupted_again_and_again_gives_the_same_table(unbrok
     figures = {path: path.read_bytes() for path in study.out.glob("*.*g")}
     assert run_study(study, lambda text: None) == rows
     assert {path: path.read_bytes() for path in study.out.glob("*.*g")} == figures
+
+
+def test_the_cheapest_run_is_done_first_and_the_table_is_in_the_order_of_the_study(study, monkeypatch):
+    study = dataclasses.replace(study, preset=("token-tiny", "byte-tiny"), budgets=(6e8, 2e8))
+    done = []
+    monkeypatch.setattr(sweep, "execute", lambda study, plan, inputs, label: done.append(plan) or manifest_of(plan))
+    monkeypatch.setattr(sweep, "draw", lambda *_: [])
+    rows = run_study(study, lambda text: None)
+    assert [plan.device_flops for plan in done] == sorted(plan.device_flops for plan in done)
+    order = [("token-tiny", 2e8), ("byte-tiny", 2e8), ("token-tiny", 6e8), ("byte-tiny", 6e8)]
+    assert [(row["preset"], row["budget"]) for row in rows] == order
+    assert [(plan.name, plan.budget) for plan in done] != order
+
+
+def manifest_of(plan):
+    """As much of a complete run's manifest as its row needs."""
+    flops = {name: {"version": name, "forward": 1.0} for name in ("paper", "full")}
+    names = "heldout_bits_per_byte heldout_special_bits bytes_seen epochs heldout_unit_bytes device_seconds"
+    result = dict.fromkeys(names.split(), 0.0)
+    return {
+        "id": sweep.run_hash(plan), "family": plan.family, "series": plan.series, "preset": plan.name,
+        "budget": plan.budget, "accounting": "paper", "flops_per_byte": flops, "parameters": {"non_embedding": 1},
+        "config": {"seed": 0, "steps": 1, "optim": {"peak_rate": 1.0}}, "rows": dataclasses.asdict(plan.facts),
+        "result": {**result, "heldout_sums": {"bytes": 1}, "training_flops": {"paper": 1.0, "full": 1.0}},
+    }  # fmt: skip
+
+
+def planned(study):
+    made = inputs.Inputs(study, lambda text: None)
+    (plan,) = plan_study(study, made)
+    return plan, made, sweep.run_of(study, plan)
+
+
+def test_a_run_that_fails_says_why_and_may_be_done_again(study, monkeypatch):
+    study = dataclasses.replace(study, preset=("byte-tiny",), budgets=(2e8,))
+    plan, made, run = planned(study)
+    score = evaluate
+    monkeypatch.setattr(sweep, "evaluate", lambda *given: dataclasses.replace(score(*given), byte_nats=math.nan))
+    with pytest.raises(FloatingPointError, match="held-out loss is not finite"):
+        sweep.execute(study, plan, made)
+    assert run.state == "failed" and read_json(run.manifest_path)["error"]["type"] == "FloatingPointError"
+    for stop in (Stopped("as asked"), KeyboardInterrupt()):  # these are no failures
+        monkeypatch.setattr(sweep, "evaluate", lambda *_, stop=stop: raised(stop))
+        with pytest.raises(type(stop)):
+            sweep.execute(study, plan, made)
+        assert run.state == "interrupted"
+    monkeypatch.setattr(sweep, "evaluate", score)
+    assert sweep.execute(study, plan, made)["status"] == run.state == "complete"
+
+
+def raised(error):
+    raise error
+
+
+def test_a_run_is_done_by_one_process_at_a_time_and_not_once_more_after_it(study, monkeypatch):
+    study = dataclasses.replace(study, preset=("byte-tiny",), budgets=(2e8,))
+    plan, made, run = planned(study)
+    with run.hold(), pytest.raises(Busy, match="is doing this run"):
+        sweep.execute(study, plan, made)
+    # Another process completes it after this one has looked, and before it has the lock.
+    hold, complete = type(run).hold, {"id": sweep.run_hash(plan)}
+
+    def late(self):
+        self.finish(self.begin(complete), {"heldout_bits_per_byte": 2.0})
+        return hold(self)
+
+    monkeypatch.setattr(type(run), "hold", late)
+    monkeypatch.setattr(sweep, "fit", lambda *_, **__: pytest.fail("trained once more"))
+    assert sweep.execute(study, plan, made)["result"] == {"heldout_bits_per_byte": 2.0}
+
+
+def test_only_the_rows_of_one_model_are_made_for_it(study, monkeypatch):
+    monkeypatch.setattr(inputs.Inputs, "_train_entropy_model", lambda self: pytest.fail("not needed"))
+    monkeypatch.setattr(inputs, "train", lambda *_: pytest.fail("not needed"))
+    made = inputs.Inputs(study, lambda text: None)
+    assert {plan.name for plan in plan_study(study, made, ("byte-tiny", None))} == {"byte-tiny"}
 
 
 def test_more_budgets_and_seeds_only_add_runs(unbroken, monkeypatch):
