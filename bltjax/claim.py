@@ -93,7 +93,7 @@ class Claim:
                 raise ValueError(
                     f"allow_change={given!r}: is not a key of this configuration; the nearest are: {near}."
                 )
-        self._lock = _locked(folder)
+        self._lock = locked(folder)
         try:
             self.may_differ = self._compare(about, allowed)
             if provenance is not None:
@@ -125,7 +125,16 @@ class Claim:
         self._lock.close()
 
 
-def _locked(folder: Path) -> IO[bytes]:
+def locked(folder: Path, wait: bool = False) -> IO[bytes]:
+    """A lock on a folder, until it is closed or the process ends, however it ends.
+
+    Args:
+      wait: until another process has let go of it.
+
+    Raises:
+      BlockingIOError: while another process has it, unless it is waited for.
+      OSError: for a folder that can't be written to.
+    """
     # The kernel drops such a lock with the process that holds it, whatever ends it: no stale lock is ever in the way.
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -133,7 +142,7 @@ def _locked(folder: Path) -> IO[bytes]:
     except OSError as error:
         raise type(error)(error.errno, f"this run can't write to its folder ({error.strerror})", str(folder)) from error
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         file.seek(0)
         holder = file.read(200).decode(errors="replace").strip() or "another process"
