@@ -5,11 +5,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from bltjax.claim import Claim, data_identity, read_config
+from bltjax.claim import Claim, data_identity, locked, read_config
 from bltjax.config import RowsConfig
 from bltjax.data.corpus import Documents
 from bltjax.data.views import ByteSource
@@ -108,3 +109,17 @@ def test_data_are_known_by_every_byte_and_by_how_rows_are_cut():
     other = [data_identity(ByteSource(Documents.of(t), rows)) for t in ([*texts[:1], b"ijklmnoq" * 5], texts[::-1])]
     other.append(data_identity(ByteSource(Documents.of(texts), RowsConfig(bytes=9, batch=2))))
     assert known not in other
+
+
+def test_who_waits_for_a_folder_has_it_when_its_holder_is_dead(tmp_path):
+    (tmp_path / "lock").touch()
+    other = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path / "lock")], stdout=subprocess.PIPE)
+    assert other.stdout is not None
+    with other.stdout as said:
+        assert said.readline() == b"held\n"
+        killer = threading.Timer(0.3, other.kill)
+        killer.start()
+        with locked(tmp_path, wait=True):
+            assert other.wait(timeout=10) == -signal.SIGKILL
+            with pytest.raises(BlockingIOError, match=f"process {os.getpid()} on"):
+                locked(tmp_path)

@@ -308,7 +308,7 @@ def _warnings(found: Bill) -> list[str]:
     if forecast.pieces:
         total = found.total
         out.append(
-            f"trunks are trained once: {flops_text(total.work)} FLOPs on the devices, where the same runs, each trained "
+            f"trunks are trained once: {flops_text(total.work)} FLOPs on the devices, where the runs, each trained "
             f"alone, would take {flops_text(total.alone)}; a run is charged for its whole path"
         )
     done = sum(item.done for item in found.items)
