@@ -89,7 +89,7 @@ class Study:
     stride_bytes: int | None = None
     """New bytes of each further window in scoring; by default three quarters of a row, which is what a window is."""
     keep_weights: bool = True
-    """Whether the last checkpoint of each run stays."""
+    """Whether the last checkpoint of each run stays, and that of every point where one left a trunk."""
 
     def __post_init__(self) -> None:
         for name in ("families", "sizes", "preset", "budgets", "seeds", "patch_sizes", "patch_lengths"):

@@ -15,7 +15,7 @@ from bltjax.scaling.store import read_json
 from bltjax.scaling.sweep import claim, run_study, summary, table_row
 from bltjax.train import evaluate, load_params
 
-TIMES = ("device_seconds",)
+TIMES = ("device_seconds", "own_device_seconds")
 
 
 def without_times(rows):
