@@ -15,7 +15,7 @@ def branch(steps, cooldown=0.2, warmup_steps=None):
 
 @pytest.mark.parametrize("steps", LENGTHS)
 def test_a_run_has_the_rates_of_its_trunk_until_it_leaves_and_then_those_of_the_paper(steps):
-    """Hägele et al. 2024, section 3: warm-up, a constant rate, then 1 - sqrt of the share of the cool-down."""
+    """Hägele et al. 2024: warm-up, a constant rate, then 1 - sqrt of the share of the cool-down that is done."""
     optim, left = branch(steps), branch_step(branch(steps), steps)
     assert left == round(0.8 * steps)
     warmup = 4  # a tenth of the shortest
