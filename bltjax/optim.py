@@ -41,11 +41,16 @@ def learning_rate(config: OptimConfig, step: int, total_steps: int) -> float:
         progress = (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps)
         fallen = 0.5 * (1 - math.cos(math.pi * progress))
     elif config.schedule == "wsd":
-        cooling = max(1, round(config.decay_fraction * total_steps))
-        fallen = math.sqrt(max(0, step - (total_steps - cooling)) / cooling)
+        stable = stable_steps(config, total_steps)
+        fallen = math.sqrt(max(0, step - stable) / (total_steps - stable))
     else:
         fallen = 0.0
     return config.peak_rate * (1 - (1 - config.final_fraction) * fallen)
+
+
+def stable_steps(config: OptimConfig, total_steps: int) -> int:
+    """Steps before the cool-down of "wsd": up to there the rates are those of "constant", however long the run is."""
+    return total_steps - max(1, round(config.decay_fraction * total_steps))
 
 
 class AdamWState(NamedTuple):

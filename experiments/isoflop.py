@@ -19,12 +19,14 @@ It leaves in runs/isoflop (or --out):
     isoflop_<family>.png, .svg             bits per byte against model size, a parabola for each budget
     runs/<run>/manifest.json               all that the run's numbers depend on
     runs/<run>/metrics.jsonl               its training
+    trunks/                                with --schedule wsd: what the runs of all budgets share
     corpus-*/, entropy-*/, compiled/       what runs share
 
 Other text, models and budgets:
 
     python experiments/isoflop.py --corpus 'books/**/*.txt' more.jsonl --budgets 2e11 1e12 --out runs/books
     python experiments/isoflop.py --patch-sizes 3 4.5 6 --families blt --seeds 0 1 2
+    python experiments/isoflop.py --schedule wsd --peak-rate 4e-3 --out runs/wsd  # docs/schedules.md
     python experiments/isoflop.py --families megabyte spacebyte blt-space blt-strided --out runs/rules
 
 On an accelerator it is the same command with the names of larger presets, for instance

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from bltjax.config import OptimConfig
-from bltjax.optim import adamw, judge, learning_rate, no_recent
+from bltjax.optim import adamw, judge, learning_rate, no_recent, stable_steps
 
 
 def random_tree(seed, scale=1.0):
@@ -186,6 +186,16 @@ def test_warmup_stable_decay():
     assert sorted(rates, reverse=True) == rates
     half = OptimConfig(peak_rate=1.0, schedule="wsd", final_fraction=0.5, decay_fraction=0.2)
     assert learning_rate(half, 85, 100) == pytest.approx(1 - 0.5 * np.sqrt(5 / 20))
+
+
+@pytest.mark.parametrize(("fraction", "steps"), [(0.2, 100), (0.2, 7), (0.5, 9), (0.01, 30), (1.0, 4), (0.2, 1)])
+def test_the_cool_down_begins_where_the_rate_was_last_that_of_a_constant_one(fraction, steps):
+    config = OptimConfig(peak_rate=1.0, schedule="wsd", decay_fraction=fraction)
+    stable = stable_steps(config, steps)
+    rates = [learning_rate(config, step, steps) for step in range(steps)]
+    assert all(rate == 1.0 for rate in rates[: stable + 1])
+    assert all(rate < 1.0 for rate in rates[stable + 1 :])
+    assert steps - stable == max(1, round(fraction * steps))
 
 
 def test_constant():

@@ -6,8 +6,9 @@ the two a number rests on is kept with it.
 """
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from bltjax.scaling.inputs import Inputs, corpus_limit, is_prepared
 from bltjax.scaling.plan import NOMINAL_BYTES, RowFacts, RunPlan, Study, plan_run
 from bltjax.scaling.series import patch_size
 from bltjax.scaling.sweep import run_of
+from bltjax.scaling.trunk import Trunk, jobs, saved_steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,12 +48,35 @@ class Foreseen:
 
 
 @dataclasses.dataclass(frozen=True)
+class Piece:
+    """A part of a trunk, computed once for all runs that leave it further on.
+
+    Attributes:
+      plan: the longest of those runs.
+      first, last: steps.
+      done: its end is reached, or no run is left that needs it.
+    """
+
+    plan: RunPlan
+    measured: bool
+    first: int
+    last: int
+    done: bool
+
+    @property
+    def bytes(self) -> float:
+        """Raw bytes that it is trained on, as expected."""
+        return (self.last - self.first) * self.plan.train.rows.batch * self.plan.facts.mean_row_bytes
+
+
+@dataclasses.dataclass(frozen=True)
 class Forecast:
     """All runs of a study, cheapest budget first, and the text that they are to read."""
 
     study: Study
     text: Text
     runs: tuple[Foreseen, ...]
+    pieces: tuple[Piece, ...] = ()  # of the trunks that runs leave, in the order in which they are trained
     entropy_done: bool = False  # whether the entropy model is trained, and the text scored with it
 
     @property
@@ -89,7 +114,26 @@ def forecast(study: Study, say: Callable[[str], None], prepare: bool = False) ->
                     runs.append(Foreseen(plan, measured, measured and run_of(study, plan).complete))
     runs.sort(key=lambda run: run.plan.budget)
     entropy_done = any(run.measured and run.plan.by_entropy for run in runs)
-    return Forecast(study, text, tuple(runs), entropy_done)
+    return Forecast(study, text, tuple(runs), tuple(_pieces(study, runs)), entropy_done)
+
+
+def _pieces(study: Study, runs: Sequence[Foreseen]) -> Iterator[Piece]:
+    """The trunks in parts, cut at every step where a run leaves, and wherever a part that lies there ends."""
+    by_plan = {id(run.plan): run for run in runs}
+    for job in jobs([run.plan for run in runs if run.plan.branch_step]):
+        longest = max(job, key=lambda plan: plan.branch_step)
+        measured = by_plan[id(longest)].measured
+        there = Trunk(study, longest).points() if measured else []
+        waiting = [
+            plan.branch_step
+            for plan in job
+            if not (by_plan[id(plan)].done or (measured and saved_steps(run_of(study, plan).folder)))
+        ]
+        starts = {point: max((one for one in there if one <= point), default=0) for point in waiting}
+        cuts = sorted({0, *(plan.branch_step for plan in job), *(p for p in there if p < longest.branch_step)})
+        for first, last in itertools.pairwise(cuts):
+            done = not any(start < last <= point for point, start in starts.items())
+            yield Piece(longest, measured, first, last, done)
 
 
 def _text(study: Study, inputs: Inputs | None) -> Text:

@@ -36,7 +36,8 @@ from bltjax.data.write import prepare
 from bltjax.lock import Lock, holder
 from bltjax.metrics import Progress
 from bltjax.patching.calibrate import calibrate, check_starts
-from bltjax.scaling.plan import Study, learning_rate_rule, optim_of
+from bltjax.scaling.plan import Study, learning_rate_rule
+from bltjax.scaling.schedules import optim_of
 from bltjax.scaling.store import Run, digest
 from bltjax.scoring import score_corpus
 from bltjax.train import fit

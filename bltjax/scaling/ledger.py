@@ -105,13 +105,22 @@ def _one_of_each(bill: Bill) -> list[Item]:
 
 
 def runs(bill: Bill) -> Table:
-    """A line for each run, and one for what they share."""
+    """A line for each run, one for each piece of a trunk that runs leave, and one for the entropy model.
+
+    A run's bytes, epochs, steps and FLOPs are those that it is charged, over its whole path; its hours are those of
+    what is computed for it alone.
+    """
     money = f"money, {bill.machine.currency}" if bill.machine.currency else "money"
     head = ("run", "budget", "seed", "bytes", "epochs", "steps", "FLOPs paper", "full", "hours", "device-hours", money)
     rows = []
     for item in bill.items:
-        guess = "~" if item.run is not None and not item.run.measured else ""
-        if item.run is None:
+        source = item.run or item.piece
+        guess = "~" if source is not None and not source.measured else ""
+        if item.piece is not None:
+            piece = item.piece
+            steps = f"{guess}{piece.first:,}-{piece.last:,}"
+            about = ("trunk", str(piece.plan.seed), guess + count_text(piece.bytes), "-", steps, "-", "-")
+        elif item.run is None:
             study = bill.forecast.study
             about = ("-", "-", count_text(study.entropy_bytes), "-", "-", "-", flops_text(item.training))
         else:
@@ -131,12 +140,18 @@ def runs(bill: Bill) -> Table:
 def totals(bill: Bill) -> Table:
     """A line for each series, and one for all."""
     money = f"money, {bill.machine.currency}" if bill.machine.currency else "money"
-    head = ("series", "runs", "bytes", "FLOPs paper", "on devices", "hours", "device-hours", money)
+    trunks = bool(bill.forecast.pieces)
+    head = (
+        "series", "runs", "bytes", "FLOPs paper", *(("each alone",) if trunks else ()), "on devices", "hours",
+        "device-hours", money,
+    )  # fmt: skip
 
     def line(total: Total) -> tuple[str, ...]:
         return (
             total.of, str(total.runs), count_text(total.bytes) if total.runs else "-",
-            "-" if total.paper is None else flops_text(total.paper), flops_text(total.work) if total.work else "0",
+            "-" if total.paper is None else flops_text(total.paper),
+            *((flops_text(total.alone) if total.alone else "0",) if trunks else ()),
+            flops_text(total.work) if total.work else "0",
             _known(total.seconds, hours_text), _known(total.device_seconds, hours_text),
             _known(total.money, money_text),
         )  # fmt: skip
@@ -197,6 +212,13 @@ def record(bill: Bill, item: Item) -> dict[str, Any]:
         "done": item.done,
         "currency": bill.machine.currency,
     }
+    if item.piece is not None:
+        piece, trunk = item.piece, item.piece.plan
+        return {
+            "shared": True, **out, "preset": trunk.name, "seed": trunk.seed, "bytes": piece.bytes,
+            "patch_size_wanted": trunk.patch_size, "first_step": piece.first, "steps": piece.last,
+            "rows_measured": piece.measured,
+        }  # fmt: skip
     if item.run is None:
         return {"shared": True, **out}
     plan, footprint = item.run.plan, bill.footprints[item.label]
@@ -214,6 +236,8 @@ def record(bill: Bill, item: Item) -> dict[str, Any]:
         "bytes": plan.bytes,
         "epochs": plan.epochs,
         "steps": plan.train.steps,
+        "schedule": plan.train.optim.schedule,
+        "branch_step": plan.branch_step,
         "patch_size_wanted": plan.patch_size,
         "rows_measured": item.run.measured,
         "rows": dataclasses.asdict(plan.facts),

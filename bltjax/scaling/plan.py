@@ -14,7 +14,6 @@ from typing import Any, Literal
 from bltjax.config import (
     EntropyModelConfig,
     ModelConfig,
-    OptimConfig,
     PatcherConfig,
     RowsConfig,
     TokenTransformerConfig,
@@ -26,6 +25,7 @@ from bltjax.config import (
 from bltjax.data.views import Source
 from bltjax.flops import Accounting, Breakdown, flops_per_byte
 from bltjax.presets import preset
+from bltjax.scaling.schedules import Schedule, branch_step, check_schedule, scheduled
 from bltjax.scaling.series import Family, named, patch_size, rule_of
 from bltjax.scaling.store import digest
 
@@ -69,7 +69,13 @@ class Study:
     batch: int = 2
     """Rows of a step."""
     peak_rate: float = 8e-3
-    """Learning rate of a model whose narrowest tower is 64 wide; of others times 64 / width. Cosine to zero."""
+    """Learning rate of a model whose narrowest tower is 64 wide; of others times 64 / width."""
+    schedule: Schedule = "cosine"
+    """A cosine to zero, or wsd: one trunk at a constant rate, which the runs of all budgets leave to cool down."""
+    cooldown: float = 0.2
+    """Share of a run's steps spent cooling down; for wsd."""
+    warmup_steps: int | None = None
+    """By default a tenth of a run's steps, 2,000 at most; with wsd of the run at the smallest budget."""
     entropy_model: str = "entropy-cpu"
     """Preset of the model whose entropies set the patches."""
     entropy_bytes: float = 1e6
@@ -83,7 +89,7 @@ class Study:
     stride_bytes: int | None = None
     """New bytes of each further window in scoring; by default three quarters of a row, which is what a window is."""
     keep_weights: bool = True
-    """Whether the last checkpoint of each run stays."""
+    """Whether the last checkpoint of each run stays, and that of every point where one left a trunk."""
 
     def __post_init__(self) -> None:
         for name in ("families", "sizes", "preset", "budgets", "seeds", "patch_sizes", "patch_lengths"):
@@ -104,6 +110,7 @@ class Study:
                 raise ValueError(f"{name}={value}: must be at least 1.")
         if not 0 < self.heldout_percent <= 50:
             raise ValueError(f"heldout_percent={self.heldout_percent}: must lie in (0, 50]: runs are scored on them.")
+        check_schedule(self.cooldown, self.warmup_steps)
         RowsConfig(bytes=self.row_bytes, batch=self.batch)
         if not 1 <= self.stride <= self.row_bytes:
             raise ValueError(f"stride_bytes={self.stride_bytes}: must lie in 1 .. row_bytes, {self.row_bytes}.")
@@ -250,8 +257,13 @@ class RunPlan:
         return self.wanted is not None and self.wanted.rule == "entropy"
 
     @property
+    def branch_step(self) -> int:
+        """The step at which it leaves its trunk; 0: it is trained alone."""
+        return branch_step(self.train.optim, self.train.steps)
+
+    @property
     def bytes(self) -> float:
-        """Raw bytes it trains on, as expected."""
+        """Raw bytes it trains on over its whole path, as expected."""
         return self.train.steps * self.train.rows.batch * self.facts.mean_row_bytes
 
     @property
@@ -292,11 +304,6 @@ def learning_rate_rule(study: Study, model: ModelConfig) -> float:
     """
     widths = [tower.width for tower in vars(model).values() if isinstance(tower, TransformerConfig)]
     return study.peak_rate * RATE_WIDTH / min(widths)
-
-
-def optim_of(rate: float, steps: int) -> OptimConfig:
-    """AdamW with a tenth of warm-up, 2,000 steps at most, and a cosine to zero."""
-    return OptimConfig(peak_rate=rate, warmup_steps=min(2000, steps // 10))
 
 
 def plan_run(
@@ -341,20 +348,20 @@ def plan_run(
     row_bytes = rows.batch * facts.mean_row_bytes
     share = cost(study.accounting, row_bytes).parts.get("patcher_training", 0.0) * row_bytes
     flops_per_step = cost(study.accounting, None).training * row_bytes
-    steps = steps_within(budget, name, flops_per_step, share)
+    steps, shortest = (steps_within(c, name, flops_per_step, share) for c in (budget, min(budget, *study.budgets)))
+    rate = learning_rate_rule(study, model)
     train = TrainConfig(
         model=model,
         steps=steps,
         patcher=patcher,
         rows=dataclasses.replace(rows, seed=seed),
-        optim=optim_of(learning_rate_rule(study, model), steps),
+        optim=scheduled(rate, steps, shortest, study.schedule, study.cooldown, study.warmup_steps),
         seed=seed,
         log_every=max(1, steps // 50),
         checkpoint_every=1000,
     )
     family, size = named(name)[0], patch_size(wanted)
     several = size is not None and len(study.patchers_of(name)) > 1
-    accountings: tuple[Accounting, ...] = ("paper", "full")
     return RunPlan(
         name=name,
         series=f"{family}-{size:g}" if several else family,
@@ -364,7 +371,7 @@ def plan_run(
         accounting=study.accounting,
         train=train,
         facts=facts,
-        flops={each: cost(each, steps * row_bytes) for each in accountings},
+        flops={each: cost(each, steps * row_bytes) for each in ("paper", "full")},
         inputs=inputs or {},
     )
 

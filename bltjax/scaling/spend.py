@@ -3,7 +3,8 @@
 The devices carry out the model's own FLOPs in the accounting `full`, padding included, whatever accounting the budgets
 are in: three forward passes over what a run trains on, one over the held-out windows that it is scored on. Divided by
 the measured share of the machine's peak that is the time. Compiling, saving and reading text are not in it. What runs
-share, the entropy model's training and its scores, is an item of its own.
+share are items of their own: the entropy model's training and its scores, and the trunks that runs leave, each once. A
+run that leaves a trunk costs its cool-down, however much it is charged for its whole path.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ from bltjax.config import TokenTransformerConfig
 from bltjax.flops import Breakdown, flops_per_byte
 from bltjax.scaling.edges import Prediction
 from bltjax.scaling.footprint import Footprint
-from bltjax.scaling.forecast import Forecast, Foreseen
+from bltjax.scaling.forecast import Forecast, Foreseen, Piece
 from bltjax.scaling.machines import Machine
 from bltjax.scaling.plan import RunPlan, Study
 from bltjax.scaling.plots import flops_text
@@ -31,12 +32,12 @@ class OverCap(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """One run, or the entropy model that runs share.
+    """One run, or what runs share: a piece of a trunk, or the entropy model.
 
     Attributes:
       label: the model, with its patch size where the study has several; see `label_of`.
       run: None for what runs share.
-      training: FLOPs of training by the model's own in the full accounting.
+      training: FLOPs of training by the model's own in the full accounting; of a run that leaves a trunk from there on.
       scoring: of scoring what is held out (or, of the entropy model, the corpus); None: not known, so not counted.
       fraction: measured share of the peak; None: not measured.
       seconds: with all devices of the machine at work; None without a fraction.
@@ -53,10 +54,13 @@ class Item:
     device_seconds: float | None
     money: float | None
     done: bool  # complete: it is spent already
+    piece: Piece | None = None  # of a trunk
 
     @property
     def name(self) -> str:
         """For messages: model, budget and seed."""
+        if self.piece is not None:
+            return f"{self.label}, trunk to step {self.piece.last:,}, seed {self.piece.plan.seed}"
         if self.run is None:
             return self.label
         plan = self.run.plan
@@ -70,7 +74,8 @@ class Total:
     of: str
     runs: int
     paper: float | None  # training FLOPs; None for what runs share, which the paper's accounting does not know
-    work: float  # FLOPs that the devices carry out, scoring included
+    work: float  # FLOPs that the devices carry out, scoring included; trunks once
+    alone: float  # the same if every run were trained alone, over its whole path
     bytes: float
     seconds: float | None
     device_seconds: float | None
@@ -150,11 +155,14 @@ def _sum(values: Iterable[float | None]) -> float | None:
 
 def _total(of: str, items: Sequence[Item]) -> Total:
     plans = [item.run.plan for item in items if item.run is not None]
+    paths = [(training_flops(item.run.plan), item) for item in items if item.run is not None]
+    shared = [(item.training, item) for item in items if item.run is None and item.piece is None]
     return Total(
         of=of,
         runs=len(plans),
         paper=math.fsum(plan.flops["paper"].training * plan.bytes for plan in plans) if plans else None,
         work=math.fsum(item.training + (item.scoring or 0.0) for item in items),
+        alone=math.fsum(training + (item.scoring or 0.0) for training, item in paths + shared),
         bytes=math.fsum(plan.bytes for plan in plans),
         seconds=_sum(item.seconds for item in items),
         device_seconds=_sum(item.device_seconds for item in items),
@@ -171,6 +179,11 @@ def label_of(study: Study, plan: RunPlan) -> str:
 def row_flops(plan: RunPlan) -> float:
     """Training FLOPs of a row on the devices: the model's own, in the full accounting."""
     return 3 * plan.flops["full"].model * plan.facts.mean_row_bytes
+
+
+def training_flops(plan: RunPlan) -> float:
+    """Training FLOPs of a run on the devices over its whole path, in the full accounting, if it is trained alone."""
+    return 3 * plan.flops["full"].model * plan.bytes
 
 
 def input_positions(plan: RunPlan) -> int:
@@ -223,20 +236,28 @@ def bill(
         training: float,
         scoring: float | None,
         done: bool,
+        piece: Piece | None = None,
     ) -> Item:
         fraction = machine.fraction_of(names)
         seconds = None if fraction is None else (training + (scoring or 0.0)) / (speed * fraction)
         spent = None if seconds is None else seconds * machine.devices
         money = None if spent is None else machine.cost(spent)
-        return Item(label, series, run, training, scoring, fraction, seconds, spent, money, done)
+        return Item(label, series, run, training, scoring, fraction, seconds, spent, money, done, piece)
+
+    def names_of(label: str, plan: RunPlan) -> tuple[str, ...]:
+        return (label, plan.name, plan.series, named(plan.name)[0], plan.family)
 
     items, scored = [], scored_bytes(forecast)
     for run in forecast.runs:
         plan = run.plan
         label, own = label_of(study, plan), plan.flops["full"].model
-        names = (label, plan.name, plan.series, named(plan.name)[0], plan.family)
         scoring = None if scored is None else own * scored
-        items.append(item(label, plan.series, names, run, 3 * own * plan.bytes, scoring, run.done))
+        training = training_flops(plan) * (1 - plan.branch_step / plan.train.steps)
+        items.append(item(label, plan.series, names_of(label, plan), run, training, scoring, run.done))
+    for piece in forecast.pieces:
+        plan = piece.plan
+        label, training = label_of(study, plan), row_flops(plan) * piece.bytes / plan.facts.mean_row_bytes
+        items.append(item(label, plan.series, names_of(label, plan), None, training, 0.0, piece.done, piece))
     if forecast.by_entropy:
         forward, text = patcher_cost(study).model, forecast.text
         corpus = _sum([text.train_bytes, text.heldout_bytes])
@@ -284,6 +305,12 @@ def _warnings(found: Bill) -> list[str]:
         out.append(f"no measured fraction of peak, so no hours: {_those(slow, found)}; --probe measures them")
     if machine.price is None:
         out.append(f"money is unknown: [{machine.name}] has no price")
+    if forecast.pieces:
+        total = found.total
+        out.append(
+            f"trunks are trained once: {flops_text(total.work)} FLOPs on the devices, where the runs, each trained "
+            f"alone, would take {flops_text(total.alone)}; a run is charged for its whole path"
+        )
     done = sum(item.done for item in found.items)
     if done:
         out.append(f"{done} of {len(found.items)} are done already (marked *); a cap is held to what is left")

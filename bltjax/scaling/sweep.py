@@ -18,6 +18,7 @@ from bltjax.scaling.inputs import Inputs
 from bltjax.scaling.plan import RowFacts, RunPlan, Study, plan_run, plan_table, run_hash
 from bltjax.scaling.plots import count_text, flops_text
 from bltjax.scaling.store import Json, Run, write_json, write_table
+from bltjax.scaling.trunk import branch_off, origin_of, seconds_spent, trunk_hash
 from bltjax.train import evaluate, fit
 
 Row = dict[str, Any]
@@ -93,10 +94,14 @@ def execute(study: Study, plan: RunPlan, inputs: Inputs, label: str = "") -> Jso
 def _train_and_score(study: Study, plan: RunPlan, inputs: Inputs, run: Run, label: str) -> Json:
     model = plan.train.model
     heldout = inputs.heldout(model, plan.wanted)
+    source = inputs.source(model, plan.wanted, "train")
     steps = Checkpoints(run.folder / "checkpoints").steps()
+    branch_off(study, plan, run.folder, source, Progress(f"{label or plan.name}, trunk"), CHECKPOINT_SECONDS)
     manifest = run.begin(
         {
             "id": run_hash(plan),
+            "trunk": trunk_hash(plan) if plan.branch_step else run_hash(plan),
+            "branch_step": plan.branch_step,
             "family": plan.family,
             "series": plan.series,
             "preset": plan.name,
@@ -124,7 +129,7 @@ def _train_and_score(study: Study, plan: RunPlan, inputs: Inputs, run: Run, labe
     )
     result = fit(
         plan.train,
-        inputs.source(model, plan.wanted, "train"),
+        source,
         run.folder,
         progress=Progress(label or plan.name),
         checkpoint_seconds=CHECKPOINT_SECONDS,
@@ -144,6 +149,7 @@ def _train_and_score(study: Study, plan: RunPlan, inputs: Inputs, run: Run, labe
             "fill": result.fill,
             "training_flops": {name: cost.training * result.bytes_seen for name, cost in plan.flops.items()},
             "device_seconds": result.device_seconds,
+            "own_device_seconds": result.device_seconds - origin_of(run.folder)["device_seconds"],
         },
     )
     if not study.keep_weights:
@@ -183,6 +189,11 @@ def table_row(manifest: Json) -> Row:
         "forward_flops_per_byte_paper": flops["paper"]["forward"],
         "forward_flops_per_byte_full": flops["full"]["forward"],
         "device_seconds": result["device_seconds"],
+        # A manifest that names no trunk is older than trunks: its run was trained alone.
+        "schedule": config["optim"]["schedule"],
+        "trunk": manifest.get("trunk", manifest["id"]),
+        "branch_step": manifest.get("branch_step", 0),
+        "own_device_seconds": result.get("own_device_seconds", result["device_seconds"]),
     }
 
 
@@ -225,6 +236,8 @@ def run_study(study: Study, say: Callable[[str], None]) -> list[Row]:
         bits = row["heldout_bits_per_byte"]
         tell(f"{label}: {bits:.4f} bits per byte{' (done before)' if done else ''}; {spent / total:.0%} of all FLOPs")
     rows = [found[run_hash(plan)] for plan in plans]
+    if study.schedule == "wsd":
+        tell(seconds_spent(study, rows))
     write_table(rows, study.out)
     draw(rows, study, inputs)
     return rows
@@ -247,9 +260,9 @@ def caption(rows: Sequence[Row], study: Study, inputs: Inputs) -> str:
     return (
         f"{text} (fingerprint {inputs.corpus.fingerprint}); {rows[0]['heldout_bytes']:,} bytes of held-out documents "
         f"split off by hash, in windows of {study.row_bytes} bytes with {study.stride} new ones each; losses at the "
-        f"end of each run's schedule. FLOPs: {rows[0]['accounting']}, with measured bytes per patch and token. N "
-        f"leaves out byte, token and hash embeddings. Seeds: {seeds}. Parabolas in ln N, no intervals; dotted "
-        "where the runs do not bracket an optimum."
+        f"end of each run's schedule, {study.schedule}. FLOPs: {rows[0]['accounting']}, with measured bytes per patch "
+        f"and token. N leaves out byte, token and hash embeddings. Seeds: {seeds}. Parabolas in ln N, no intervals; "
+        "dotted where the runs do not bracket an optimum."
     )
 
 

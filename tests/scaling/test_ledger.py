@@ -33,6 +33,23 @@ def test_every_run_has_a_line_with_its_numbers(found):
             assert words[5] == f"~{item.run.plan.train.steps:,}"
 
 
+def test_a_piece_of_a_trunk_has_a_line_and_totals_say_what_is_charged_and_what_is_computed(found):
+    shared = costed(dataclasses.replace(WIDE, schedule="wsd"))
+    pieces = [item for item in shared.items if item.piece is not None]
+    rows = [row for row in ledger.runs(shared).rows if row[1] == "trunk"]
+    assert [row[0] for row in rows] == [item.label for item in pieces]
+    assert [row[5] for row in rows] == [f"~{item.piece.first:,}-{item.piece.last:,}" for item in pieces]
+    totals, alone = ledger.totals(shared), ledger.totals(found)
+    assert totals.head[4:6] == ("each alone", "on devices") and "each alone" not in alone.head
+    assert [row[4] for row in totals.rows] == [row[4] for row in alone.rows]  # as if each run were trained alone
+    assert [row[5] != row[4] for row in totals.rows] == [True, True, True, False, True]
+    records = ledger.as_json(shared)["items"]
+    assert sum(record.get("first_step") is not None for record in records) == len(pieces) == 12
+    assert {record["branch_step"] > 0 for record in records if "branch_step" in record} == {True}
+    lines = list(csv.DictReader(io.StringIO(ledger.as_csv(shared))))
+    assert len(lines) == len(shared.items)
+
+
 def test_what_is_done_is_marked():
     part = costed(WIDE, done=(1, "entropy"))
     marked = [row[0] for row in ledger.runs(part).rows]

@@ -5,7 +5,7 @@ import pytest
 
 from bltjax.config import PatcherConfig, RowsConfig
 from bltjax.presets import preset
-from bltjax.scaling.plan import RowFacts, Study, learning_rate_rule, optim_of, plan_run, plan_table, run_hash
+from bltjax.scaling.plan import RowFacts, Study, learning_rate_rule, plan_run, plan_table, run_hash
 
 FACTS = RowFacts(
     corpus_bytes=1_000_000, positions=256, mean_row_bytes=250.0, unit_bytes=4.0, byte_fill=0.97, slot_fill=0.9
@@ -82,6 +82,8 @@ def test_a_budget_below_one_step_is_refused_before_anything_is_computed():
         ({"heldout_percent": 0.0}, "heldout_percent"),
         ({"row_bytes": 1}, "rows.bytes"),
         ({"corpus_bytes": 0}, "corpus_bytes"),
+        ({"cooldown": 1.0}, "cooldown=1.0"),
+        ({"warmup_steps": -1}, "warmup_steps=-1"),
     ],
 )
 def test_flags_that_make_no_study_are_refused_by_name(flags, named):
@@ -106,9 +108,6 @@ def test_the_learning_rate_follows_the_narrowest_tower():
     assert learning_rate_rule(study, preset("token-470m")) == pytest.approx(4e-4)
     assert learning_rate_rule(study, preset("megabyte-1.3b")) == pytest.approx(5e-4)  # its local model's width is 1,024
     assert learning_rate_rule(study, preset("spacebyte-793m")) == pytest.approx(8e-3 * 64 / 768)
-    assert optim_of(1e-3, 100_000).warmup_steps == 2000
-    assert optim_of(1e-3, 50).warmup_steps == 5
-    assert optim_of(1e-3, 1).warmup_steps == 0
 
 
 def test_a_run_is_another_one_when_anything_that_it_depends_on_is():
@@ -149,6 +148,22 @@ def test_only_patches_by_entropy_are_charged_for_the_entropy_model(rule):
     without = blt_plan(study, 1e11, name=f"blt-{rule}-tiny", patcher=patcher, wanted=patcher)
     assert plan.flops["full"].forward > without.flops["full"].forward
     assert plan.flops["paper"] == without.flops["paper"]
+
+
+def test_a_run_that_leaves_a_trunk_has_the_steps_of_one_that_is_trained_alone():
+    study = Study(budgets=(1e10, 4e10))
+    shared = dataclasses.replace(study, schedule="wsd", cooldown=0.25)
+    for budget in study.budgets:
+        alone, leaves = blt_plan(study, budget), blt_plan(shared, budget)
+        assert (leaves.train.steps, leaves.bytes, leaves.training_flops) == (
+            alone.train.steps, alone.bytes, alone.training_flops
+        )  # fmt: skip
+        assert alone.branch_step == 0
+        assert leaves.branch_step == leaves.train.steps - round(0.25 * leaves.train.steps)
+        # What comes before it leaves is the same for every budget: the warm-up is that of the smallest.
+        assert leaves.train.optim.warmup_steps == blt_plan(study, 1e10).train.steps // 10
+    assert blt_plan(study, 4e10).train.optim.warmup_steps > blt_plan(shared, 4e10).train.optim.warmup_steps
+    assert blt_plan(dataclasses.replace(study, warmup_steps=3)).train.optim.warmup_steps == 3
 
 
 def test_each_rule_has_the_sizes_that_are_asked_for():

@@ -83,6 +83,38 @@ def test_totals_add_up_by_series_and_in_all():
     assert whole.paper == pytest.approx(sum(item.run.plan.training_flops for item in found.items if item.run))
 
 
+def test_trunks_are_paid_once_and_charged_to_every_run_that_leaves_them():
+    """T_K + 0.2 (T_1 + ... + T_K) steps on the devices, where T_1 + ... + T_K are charged."""
+    alone, shared = costed(WIDE), costed(dataclasses.replace(WIDE, schedule="wsd"))
+    assert (shared.total.paper, shared.total.runs, shared.total.bytes) == (
+        alone.total.paper, alone.total.runs, alone.total.bytes
+    )  # fmt: skip
+    assert shared.total.alone == pytest.approx(alone.total.work) == pytest.approx(alone.total.alone)
+    for name in ("blt-tiny", "byte-tiny", "token-tiny"):
+        plans = [item.run.plan for item in shared.items if item.run is not None and item.label == name]
+        longest = max(plan.branch_step for plan in plans)
+        computed = 2 * longest + sum(plan.train.steps - plan.branch_step for plan in plans)  # of two seeds
+        step = row_flops(plans[0]) * plans[0].train.rows.batch
+        assert computed < 0.85 * sum(plan.train.steps for plan in plans)
+        assert math.fsum(i.training for i in shared.items if i.label == name) == pytest.approx(computed * step)
+        pieces = [item for item in shared.items if item.label == name and item.piece is not None]
+        assert len(pieces) == 4 and all(item.scoring == 0 and not item.done for item in pieces)
+        assert pieces[0].fraction == next(i.fraction for i in alone.items if i.label == name)
+    *series, whole = shared.totals()
+    assert [total.of for total in series] == ["blt", "byte", "token", "entropy"]
+    for name in ("work", "alone", "bytes", "seconds", "device_seconds", "money"):
+        assert getattr(whole, name) == pytest.approx(math.fsum(getattr(total, name) for total in series), rel=1e-12)
+    assert shared.total.money < alone.total.money
+    assert any(note.startswith("trunks are trained once") for note in shared.notes)
+    assert not any("trunks" in note for note in alone.notes)
+
+
+def test_what_a_cap_leaves_out_of_a_trunk_is_named():
+    dear = costed(dataclasses.replace(WIDE, schedule="wsd"), dataclasses.replace(MACHINE, price=3600.0))
+    with pytest.raises(OverCap, match=r"trunk to step [\d,]+, seed 0: "):
+        dear.check(max_money=1.0)
+
+
 def test_twice_the_price_is_twice_the_money_and_nothing_else():
     one, two = costed(WIDE), costed(WIDE, dataclasses.replace(MACHINE, price=7.2))
     assert two.total == dataclasses.replace(one.total, money=2 * one.total.money)

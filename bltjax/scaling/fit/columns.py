@@ -90,7 +90,7 @@ def own_table(series: str, size: Literal["non_embedding", "all"] = "non_embeddin
         bytes="bytes_seen",
         flops="training_flops",
         budget="budget",
-        cluster=("run",),
+        cluster=("trunk",),
         seconds="device_seconds",
         epochs="epochs",
         seed="seed",
@@ -147,7 +147,9 @@ def points_of(rows: Sequence[Mapping[str, Any]], columns: Columns) -> Points:
         loss = loss / math.log(2)
     if columns.loss_unit.endswith("token"):
         loss = loss / per_token
-    names = [",".join(str(_cell(row, name)) for name in columns.cluster) for row in rows]
+    own = columns.cluster == ("trunk",) and "trunk" not in rows[0]  # such a table is older than trunks
+    cluster = ("run",) if own and "run" in rows[0] else columns.cluster
+    names = [",".join(str(_cell(row, name)) for name in cluster) for row in rows]
     seeds = () if columns.seed is None else tuple(sorted({int(value) for value in numbers(columns.seed)}))
     return Points(
         size=size,

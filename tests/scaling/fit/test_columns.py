@@ -8,6 +8,7 @@ from bltjax.scaling.fit.columns import Columns, own_table, points_of, read_point
 from bltjax.scaling.fit.estimators import fit_law
 from bltjax.scaling.fit.points import SIZES
 from bltjax.scaling.store import write_table
+from tests.scaling.fit.truths import design
 
 RESULTS = Path(__file__).resolve().parents[3] / "experiments" / "results" / "isoflop" / "table.csv"
 ROWS = [
@@ -130,6 +131,24 @@ def test_the_table_of_a_study_of_this_package_is_points():
     fit = fit_law(points, "projection", draws=50)
     assert any("only 9" in warning for warning in fit.warnings)
     assert fit.optimum(5e11).loss.value == pytest.approx(2.3, abs=0.2)
+
+
+def test_the_runs_of_a_study_are_clustered_by_the_trunks_that_they_left():
+    points = design(noise=0.002, trunks=True, seeds=2).draw(0)
+    names = ("parameters_non_embedding", "bytes_seen", "heldout_bits_per_byte", "training_flops", "budget", "trunk")
+    columns_ = (points.size, points.bytes, points.loss, points.flops, points.budget, points.cluster)
+    rest = {"series": "blt", "accounting": "paper-v1", "heldout_bytes": 9, "device_seconds": 1, "epochs": 1, "seed": 0}
+    rows = [
+        {**rest, "run": f"run {number}", **dict(zip(names, values, strict=True))}
+        for number, values in enumerate(zip(*columns_, strict=True))
+    ]
+    found = points_of(rows, own_table("blt"))
+    assert found.cluster == points.cluster and len(set(found.cluster)) == 14 < len(rows) == 70
+    fit = fit_law(found, "projection", draws=30)
+    assert "70 points of 14 trunks" in str(fit)
+    # A table that is older than trunks has runs of their own.
+    older = [{name: value for name, value in row.items() if name != "trunk"} for row in rows]
+    assert len(set(points_of(older, own_table("blt")).cluster)) == 70
 
 
 def test_columns_that_name_a_trunk_are_its_cluster():
