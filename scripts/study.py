@@ -147,6 +147,8 @@ def outcomes(arguments: Run, study: Study) -> Iterable[Outcome]:
     """Does what is to be done, by the engine that was asked for."""
     in_process = arguments.engine == "local" and arguments.processes == 1
     jobs = unfinished(jobs_of(study) if in_process else known_jobs(study), isinstance(arguments, Retry))
+    if not jobs:
+        return ()
     if in_process:
         keep_compiled(study.out / "compiled")
         return local.here(study, [job.name for job in jobs], Inputs(study, say), arguments.mirror)

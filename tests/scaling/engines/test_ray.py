@@ -20,7 +20,7 @@ from bltjax.scaling.store import read_json
 
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = ROOT / "scripts" / "study.py"
-WORKERS, RUNS, KILLS = 8, 12, 10
+WORKERS, RUNS, KILLS = 8, 12, 6
 
 
 def test_without_ray_one_line_says_what_to_install(monkeypatch):

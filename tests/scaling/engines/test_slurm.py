@@ -81,11 +81,11 @@ def test_slurm_is_asked_for_one_array_with_what_the_flags_say(tasks, tmp_path, m
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     monkeypatch.setenv("ASKED", str(tmp_path / "asked"))
     jobs = submit(
-        tasks, tmp_path / "slurm", hours=1.5, partition="big", cpus=6, gpus=1, at_a_time=4,
+        tasks, tmp_path / "slurm", hours=1.5, partition="big", cpus=6, gpus=1, at_a_time=1,
         parameters={"account": "me"},
     )  # fmt: skip
     assert [job.job_id for job in jobs] == ["7_0", "7_1"]
     asked = (tmp_path / "asked").read_text()
-    for line in ("array=0-1%4", "time=90", "partition=big", "cpus-per-task=6", "gpus-per-node=1", "account=me",
+    for line in ("array=0-1%1", "time=90", "partition=big", "cpus-per-task=6", "gpus-per-node=1", "account=me",
                  "signal=USR2@90"):  # fmt: skip
         assert f"#SBATCH --{line}\n" in asked
