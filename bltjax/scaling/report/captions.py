@@ -14,13 +14,20 @@ class NoData(ValueError):
     """A figure that a study has nothing for; the text says what is missing."""
 
 
-def caption(data: StudyData, what: str, laws: Mapping[str, SeriesLaw] | None = None, estimator: str = "") -> str:
+def caption(
+    data: StudyData,
+    what: str,
+    laws: Mapping[str, SeriesLaw] | None = None,
+    estimator: str = "",
+    numbers: str = "As measured",
+) -> str:
     """A figure's caption.
 
     Args:
       what: the marks and lines, in words.
       laws: where numbers of fits are drawn; their estimator and intervals are named.
       estimator: named in the place of that of the laws.
+      numbers: what they are where nothing is fitted.
     """
     parts = [what, f"N: {N}.", f"Budgets are FLOPs in the accounting {data.accounting}.", f"Split: {data.text}."]
     if laws is not None:
@@ -29,7 +36,7 @@ def caption(data: StudyData, what: str, laws: Mapping[str, SeriesLaw] | None = N
     elif estimator:
         parts.append(f"Estimator: {estimator}. No intervals.")
     else:
-        parts.append("As measured: no estimator and no intervals.")
+        parts.append(f"{numbers}: no estimator and no intervals.")
     seeds = ", ".join(map(str, data.seeds))
     parts.append(f"Seeds: {seeds}." if len(data.seeds) > 1 else f"One seed: {seeds}.")
     return " ".join(parts)
@@ -49,7 +56,7 @@ def intervals(laws: Mapping[str, SeriesLaw]) -> str:
         fit = next(iter(drawn.values()))
         words.append(
             f"Intervals: {fit.level:.0%}, {len(fit.draws)} bootstrap draws over trunks and seeds "
-            f"({numbers([len(set(f.points.cluster)) for f in drawn.values()])} clusters a series, {fit.drawn}, "
+            f"({span([len(set(f.points.cluster)) for f in drawn.values()])} clusters a series, {fit.drawn}, "
             f"seed {fit.seed}); open where too many draws lie beyond what was measured."
         )
     why = dict.fromkeys(laws[series].no_interval.rstrip(".") for series in fits if series not in drawn)
@@ -57,7 +64,7 @@ def intervals(laws: Mapping[str, SeriesLaw]) -> str:
     return " ".join(words) or "No intervals: no law could be fitted."
 
 
-def numbers(values: Sequence[int]) -> str:
+def span(values: Sequence[int]) -> str:
     """9, or 6 to 9."""
     low, high = min(values), max(values)
     return str(low) if low == high else f"{low} to {high}"

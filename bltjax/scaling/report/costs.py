@@ -79,10 +79,10 @@ def flops_by_part(data: StudyData, laws: Laws) -> Figure:
     views.sort(key=lambda view: view.axis != data.own_axis)
     what = (
         "Shares of the parts in the training FLOPs of a byte, and after each model's name how many those are, at the "
-        "largest budget of each; counted from the configuration, three forward passes of the model and, in the full "
+        "largest budget of each: three forward passes of the model and, in the full "
         "accounting, the entropy model that cuts patches."
     )
-    return Figure("flops_by_part", "Where the FLOPs go", caption(data, what), tuple(views))
+    return Figure("flops_by_part", "Where the FLOPs go", caption(data, what, numbers="Counted"), tuple(views))
 
 
 def by_source(data: StudyData, laws: Laws) -> Figure:

@@ -43,19 +43,19 @@ def shaded(colour: str, shade: float) -> tuple[float, float, float]:
 
 def canvas(figure: Figure, view: View, all_series: Sequence[str]) -> Canvas:
     """A figure over one of its axes, its legend above it and its caption below."""
-    with matplotlib.rc_context(plots.STYLE):
+    with matplotlib.rc_context({**plots.STYLE, "hatch.linewidth": 0.4}):
         legend = [mark for mark in view.marks if mark.label]
-        columns = 1 if any(len(mark.label) > 34 for mark in legend) else 2 if len(legend) < 7 else 3
-        lines = [line for part in (figure.caption, *view.notes) for line in textwrap.wrap(plain(part), 118)]
+        columns = 1 if any(len(mark.label) > 34 for mark in legend) else 3
+        lines = [line for part in (figure.caption, *view.notes) for line in textwrap.wrap(plain(part), 128)]
         above = 0.42 + 0.2 * -(-len(legend) // columns)
-        below = 0.75 + 0.142 * len(lines)
+        below = 0.6 + 0.142 * len(lines)
         names = max([len(name) for name in view.y.names] or [0])
         left = 0.75 if not names else min(2.9, 0.25 + 0.075 * names)
         inner = 3.9 if not view.y.names else 0.6 + 0.36 * len(view.y.names)
         height = above + inner + below
         out = Canvas(figsize=(_WIDTH, height))
         FigureCanvasAgg(out)
-        axes = out.add_axes((left / _WIDTH, below / height, (_WIDTH - left - 0.2) / _WIDTH, inner / height))
+        axes = out.add_axes((left / _WIDTH, below / height, (_WIDTH - left - 0.28) / _WIDTH, inner / height))
         out.text(0.02, 0.09 / height, "\n".join(lines), fontsize=7, color=_SOFT, va="bottom", linespacing=1.35)
         out.text(0.02, 1 - 0.12 / height, plain(figure.title), fontsize=11.5, va="top", color=_INK)
         for which, axis in (("x", view.x), ("y", view.y)):
@@ -96,8 +96,7 @@ def _handle(mark: Mark, all_series: Sequence[str]) -> Any:
         return Patch(facecolor=colour, edgecolor="white", hatch=hatch)
     if mark.kind == "line":
         return Line2D([], [], color=colour, linestyle=_LINES[mark.line])
-    shape = _ARROWS[mark.direction] if mark.direction else marker
-    return Line2D([], [], color=colour, marker=shape, linestyle="", markersize=6)
+    return Line2D([], [], color=colour, marker=marker, linestyle="", markersize=6)
 
 
 def _draw(axes: Axes, view: View, mark: Mark, all_series: Sequence[str], order: int) -> None:

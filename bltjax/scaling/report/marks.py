@@ -1,4 +1,4 @@
-"""What a figure shows, before it is drawn: marks with their numbers, which the files, the page and the CSV all share."""
+"""What a figure shows, before it is drawn: marks with their numbers, which files, page and CSV share."""
 
 import dataclasses
 import math

@@ -17,11 +17,12 @@ function make(parent, name, attributes = {}, text = null) {
 }
 
 function mixed(colour, shade) {
-  const own = colour === "#000000" ? "var(--ink)" : colour; // black is not seen on a dark page
+  // Dark colours, black above all, are lifted on a dark page.
+  const own = colour === "#000000" ? "var(--ink)" : `color-mix(in srgb, #ffffff var(--lift), ${colour})`;
   return shade >= 1 ? own : `color-mix(in srgb, ${own} ${Math.round(100 * shade)}%, var(--page))`;
 }
 function colourOf(mark) {
-  if (mark.colour !== undefined) return study.parts[mark.colour % study.parts.length];
+  if (mark.colour !== undefined) return mixed(study.parts[mark.colour % study.parts.length], 1);
   return mixed(mark.series ? series.get(mark.series).colour : "#000000", mark.shade ?? 1);
 }
 
@@ -153,7 +154,7 @@ function draw(plot) {
   for (const [value, text] of view.y.ticks) {
     if (!named) make(svg, "line", { class: "grid", x1: margin.left, x2: right, y1: y(value), y2: y(value) });
     const room = Math.floor((left - 10) / 6.4), short = text.length > room && !above ? text.slice(0, room - 1) + "…" : text;
-    const at = above ? { x: 4, y: y(value) - 11 } : { x: left - 7, y: y(value) + 4, "text-anchor": "end" };
+    const at = above ? { x: 2, y: y(value) - 9 } : { x: left - 7, y: y(value) + 4, "text-anchor": "end" };
     make(svg, "text", at, short);
   }
   let free = -Infinity;
@@ -230,10 +231,10 @@ const DRAW = {
   },
   bar(plot, svg, mark, { x, y, each, above }) {
     mark.x.forEach((_, i) => {
-      const tall = above ? 20 : 0.72 * each, top = y(mark.y[i]) - (above ? 4 : tall / 2);
+      const tall = above ? 20 : 0.72 * each, top = y(mark.y[i]) - (above ? 3 : tall / 2);
       const size = { x: x(mark.low[i]), y: top, width: Math.max(0, x(mark.high[i]) - x(mark.low[i])), height: tall };
       const group = make(svg, "g");
-      make(group, "rect", { ...size, class: "edge", fill: colourOf(mark) });
+      make(group, "rect", { ...size, class: "edge" }).style.fill = colourOf(mark);
       make(group, "rect", { ...size, class: "ring" });
       if (size.width > 46) make(group, "text", { x: size.x + size.width / 2, y: top + tall / 2 + 4, "text-anchor": "middle",
         "pointer-events": "none", class: "in" }, `${Math.round(100 * (mark.high[i] - mark.low[i]))} %`).style.fill =
@@ -266,9 +267,9 @@ function swatch(parent, mark) {
   if (mark.kind === "line") {
     make(svg, "path", { d: "M-9 0H9", "stroke-width": 2.2 }).style.stroke = colourOf(mark);
   } else if (mark.kind === "bar") {
-    make(svg, "rect", { x: -7, y: -6, width: 14, height: 12, fill: colourOf(mark) });
+    make(svg, "rect", { x: -7, y: -6, width: 14, height: 12 }).style.fill = colourOf(mark);
   } else {
-    make(svg, "path", { d: SHAPES[shapeOf(mark)], class: "edge" }).style.fill = colourOf(mark);
+    make(svg, "path", { d: SHAPES[shapeOf({ ...mark, direction: undefined })], class: "edge" }).style.fill = colourOf(mark);
   }
 }
 

@@ -36,7 +36,9 @@ _COLUMNS = (
 
 def page(data: StudyData, report: Report, tables: Sequence[Table]) -> str:
     """The HTML of a study; the same study gives the same bytes."""
-    style, script = (files(__package__).joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    style, script = (
+        files("bltjax.scaling.report").joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js")
+    )
     policy = (
         f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
@@ -138,15 +140,16 @@ def _table(table: Table) -> str:
 
     def cells(kind: str, values: Sequence[str]) -> str:
         return "".join(
-            f"<{kind}{left if i < table.left else ''}>{html.escape(value)}</{kind}>"
-            for i, value in enumerate(values)
+            f"<{kind}{left if i < table.left else ''}>{html.escape(value)}</{kind}>" for i, value in enumerate(values)
         )
 
+    listed = "".join(f"<li>{html.escape(note)}</li>" for note in table.notes)
+    notes = f'<ul class="notes">{listed}</ul>' if listed else ""
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in table.rows)
     return (
         f'<section><h2>{html.escape(table.title)}</h2><div class="table" tabindex="0" role="region" '
         f'aria-label="{html.escape(table.title)}"><table><thead><tr>{cells("th", table.head)}</tr></thead>'
-        f'<tbody>{body}</tbody></table></div><p class="caption">{html.escape(table.note)}</p></section>'
+        f'<tbody>{body}</tbody></table></div><p class="caption">{html.escape(table.note)}</p>{notes}</section>'
     )
 
 
@@ -210,6 +213,8 @@ def _mark(mark: Mark) -> dict[str, Any]:
         value = getattr(mark, field.name)
         if value != getattr(usual, field.name):
             out[field.name] = [_short(each) for each in value] if isinstance(value, tuple) else value
+    if mark.kind == "line" and mark.runs:
+        out["runs"] = mark.runs[:1]  # a line is of one run
     return out
 
 

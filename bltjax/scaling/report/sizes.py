@@ -49,9 +49,7 @@ def bowls(data: StudyData, laws: Laws) -> list[Figure]:
     return figures
 
 
-def _bowl(
-    series: str, budget: float, rows: Sequence[Row], fit: IsoFLOP | None, shape: str, shade: float
-) -> list[Mark]:
+def _bowl(series: str, budget: float, rows: Sequence[Row], fit: IsoFLOP | None, shape: str, shade: float) -> list[Mark]:
     x = tuple(row["parameters_non_embedding"] for row in rows)
     y = tuple(row["heldout_bits_per_byte"] for row in rows)
     label = f"{flops_text(budget)} FLOPs: {verdict(fit)}"
@@ -72,7 +70,8 @@ def _bowl(
     elif fit.bound is not None and fit.bound_size is not None:
         way: Direction = "left" if fit.bound == "at or below" else "right"
         means = mean_over_seeds(rows)
-        loss = next(r["heldout_bits_per_byte"] for r in means if np.isclose(r["parameters_non_embedding"], fit.bound_size))
+        (end,) = (row for row in means if np.isclose(row["parameters_non_embedding"], fit.bound_size))
+        loss = end["heldout_bits_per_byte"]
         marks.append(
             Mark("bound", series, "", (fit.bound_size,), (loss,), direction=way, shade=shade,
                  texts=(f"{flops_text(budget)} FLOPs: best size {fit.bound} {count_text(fit.bound_size)}",))
@@ -169,8 +168,8 @@ def optimum_figures(data: StudyData, laws: Laws) -> list[Figure]:
         said = (
             "Best size" if what == "size" else "Bytes that the best size sees"
         ) + (
-            " at each budget by the fitted law, along what the series' own runs paid for a byte; only where the runs of "
-            "that budget bracket it. Arrows are bounds: the runs' least loss is at an end of the sizes. Exponents are "
+            " at each budget by the fitted law, along what the series' own runs paid for a byte; only where the runs "
+            "of that budget bracket it. Arrows are bounds: the runs' least loss is at an end of the sizes. Exponents are "
             "slopes over the optima drawn. Marks of one budget stand side by side."
         )  # fmt: skip
         title = "Best size against budget" if what == "size" else "Bytes at the best size against budget"
@@ -248,5 +247,3 @@ def patch_maps(data: StudyData, laws: Laws) -> list[Figure]:
 def _patch(rows: Sequence[Row], series: str) -> float:
     """Measured bytes per patch of a series."""
     return float(np.mean([row["bytes_per_unit"] for row in rows if row["series"] == series]))
-
-

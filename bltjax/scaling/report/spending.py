@@ -1,6 +1,8 @@
 """Figures over what was spent: losses and frontiers, gains over a baseline, equal inference, training curves."""
 
+import itertools
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -46,7 +48,7 @@ def curve_marks(series: str, curve: Curve) -> list[Mark]:
         low, high = (tuple(map(float, each)) for each in ends)
         out.append(Mark("band", series, "", x, tuple(map(float, curve.loss)), low, high, shade=0.16))
     changes = [0, *(np.flatnonzero(np.diff(curve.bounded.astype(int))) + 1), len(x)]
-    for first, last in zip(changes, changes[1:], strict=False):
+    for first, last in itertools.pairwise(changes):
         stop = min(last + 1, len(x))  # pieces meet
         out.append(
             Mark("line", series, "", x[first:stop], tuple(map(float, curve.loss[first:stop])),
@@ -138,7 +140,9 @@ def gain(data: StudyData, laws: Laws) -> Figure:
             slope = found.slope
             words = "not known" if slope.value is None else str(slope)
             notes.append(f"{series_name(series)}: slope of ln gain over ln spending {words}.")
-            notes += [f"{note[0].upper()}{note[1:]}." for note in found.notes]
+            for note in found.notes:
+                name, _, rest = note.partition(": ")
+                notes.append(f"{series_name(name) if name in laws else name}: {rest}." if rest else f"{note}.")
         marks = [mark for mark in marks if mark.x]
         if marks:
             label = f"times the spending of {series_name(base)}"
@@ -149,8 +153,8 @@ def gain(data: StudyData, laws: Laws) -> Figure:
     if not views:
         raise NoData("; ".join(dict.fromkeys(reasons)))
     what = (
-        f"Spending at which {series_name(base)} reach the loss that a series has at x, divided by x; above 1 the series "
-        "saves. Arrows: more or less than this, since the other's loss lies outside of what was measured. Over device "
+        f"Spending at which {series_name(base)} reach the loss that a series has at x, divided by x; above 1 the "
+        "series saves. Arrows: more or less than this, since the other's loss lies outside of what was measured. Over device "
         "seconds it is the time-equivalent gain."
     )
     views.sort(key=lambda view: view.axis != data.own_axis)
@@ -217,10 +221,15 @@ def fixed_inference(data: StudyData, laws: Laws) -> list[Figure]:
             "no two series have models whose forward FLOPs per byte differ by less than "
             f"{EQUAL_INFERENCE - 1:.0%}, each at two budgets"
         )
+    units: tuple[tuple[str, Literal["flops", "bytes", "seconds"]], ...] = (
+        (data.own_axis, "flops"),
+        ("bytes_seen", "bytes"),
+        ("device_seconds", "seconds"),
+    )
     figures = []
     for number, members in enumerate(classes, start=1):
         views = []
-        for axis, unit in ((data.own_axis, "flops"), ("bytes_seen", "bytes"), ("device_seconds", "seconds")):
+        for axis, unit in units:
             marks, notes, curves = [], [], []
             for series, preset, _ in members:
                 rows = [row for row in data.of(series) if row["preset"] == preset]
@@ -246,4 +255,3 @@ def fixed_inference(data: StudyData, laws: Laws) -> list[Figure]:
             Figure(f"fixed_inference_{number}", f"At equal inference: {costs}", caption(data, what, laws), tuple(views))
         )
     return figures
-

@@ -3,14 +3,18 @@
 import dataclasses
 from collections.abc import Iterable, Mapping
 
-from bltjax.scaling.fit import Interval, crossover
-from bltjax.scaling.plots import best_of_budgets, count_text, flops_text, series_name
-from bltjax.scaling.report.data import Row, StudyData
+from bltjax.scaling.fit import FittedLaw, Interval, crossover
+from bltjax.scaling.fit.fitted import HEADLINES
+from bltjax.scaling.fit.law import at_edge
+from bltjax.scaling.plots import Row, best_of_budgets, count_text, flops_text, series_name
+from bltjax.scaling.report.data import StudyData
 from bltjax.scaling.report.laws import SeriesLaw
 from bltjax.scaling.report.sizes import optima_of
 from bltjax.scaling.report.spending import baseline
 
 Laws = Mapping[str, SeriesLaw]
+
+_NO_E = 1e-6  # bits per byte: below it a search for E has ended at nothing
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -34,6 +38,7 @@ class Table:
       head: of its columns.
       rows: of as many cells.
       note: what the numbers are.
+      notes: what a reader should know besides.
     """
 
     name: str
@@ -42,6 +47,7 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     note: str
     left: int = 1
+    notes: tuple[str, ...] = ()
 
     def markdown(self) -> str:
         def line(cells: tuple[str, ...]) -> str:
@@ -49,7 +55,8 @@ class Table:
 
         rule = "|" + "|".join(":--" if i < self.left else "--:" for i in range(len(self.head))) + "|"
         body = [line(self.head), rule, *map(line, self.rows)]
-        return "\n".join([f"**{markdown(self.title)}**", "", *body, "", markdown(self.note), ""])
+        notes = (f"{markdown(note)}\n" for note in (self.note, *self.notes))
+        return "\n".join([f"**{markdown(self.title)}**", "", *body, "", *notes])
 
     def latex(self) -> str:
         """A `table` with `booktabs` rules."""
@@ -62,7 +69,7 @@ class Table:
             r"% \usepackage{booktabs}",
             r"\begin{table}",
             r"\centering\small",
-            rf"\caption{{{latex(self.title)}. {latex(self.note)}}}",
+            rf"\caption{{{latex(self.title)}. {latex(' '.join([self.note, *self.notes]))}}}",
             rf"\begin{{tabular}}{{{columns}}}",
             r"\toprule",
             line(self.head),
@@ -101,22 +108,22 @@ def _text(value: Interval | None) -> str:
 
 
 def _fits(data: StudyData, laws: Laws) -> Table:
-    rows, notes = [], []
+    rows: list[tuple[str, ...]] = []
+    notes: dict[str, list[str]] = {}
     for series, law in laws.items():
         if law.fit is None:
-            notes.append(f"{series_name(series)} not fitted: {law.why}")
+            notes.setdefault(f"not fitted: {law.why}", []).append(series_name(series))
             continue
         own = optima_of(law)
         rms = float((law.fit.residuals() ** 2).mean() ** 0.5)
         rows.append((
-            series_name(series), *(_text(law.fit.parameter(name)) for name in ("E", "alpha", "beta")),
+            series_name(series), *_parameters(law.fit),
             _text(own.size_exponent), _text(own.bytes_exponent), f"{rms:.4f}",
             "-" if law.holdout is None else f"{law.holdout.rms:.4f}",
             f"{len(law.fit.points)} / {len(set(law.fit.points.cluster))}",
         ))  # fmt: skip
-        notes += [f"{series_name(series)}: {warning}" for warning in law.fit.warnings]
-        if law.no_interval:
-            notes.append(f"{series_name(series)}: no interval: {law.no_interval}")
+        for warning in [*law.fit.warnings, *filter(None, [law.no_interval and f"no interval: {law.no_interval}"])]:
+            notes.setdefault(warning, []).append(series_name(series))
     estimator = next((law.fit.estimator for law in laws.values() if law.fit is not None), "none")
     note = (
         f"L = E + A / N^alpha + B / D^beta, D in bytes, by {estimator}. a and b: exponents of the budget in the best "
@@ -124,7 +131,21 @@ def _fits(data: StudyData, laws: Laws) -> Table:
         "budget, held out, are root mean squares in bits per byte. Clusters are trunks and seeds."
     )
     head = ("series", "E", "alpha", "beta", "a", "b", "residual", "held out", "runs / clusters")
-    return Table("fits", "Fitted laws", head, tuple(rows), " ".join([note, *(f"{n.rstrip('.')}." for n in notes)]))
+    listed = tuple(f"{'; '.join(names)}: {warning.rstrip('.')}." for warning, names in notes.items())
+    return Table("fits", "Fitted laws", head, tuple(rows), note, notes=listed)
+
+
+def _parameters(fit: FittedLaw) -> list[str]:
+    """E, alpha and beta; one that ended at the end of its search is no estimate, and has no interval."""
+    ended = at_edge(fit.law)
+    out = []
+    for name in HEADLINES:
+        value = fit.parameter(name)
+        if name in ended or (name == "E" and (value.value or 0.0) < _NO_E):
+            out.append(f"{0.0 if name == 'E' else value.value:.3g}, its end")
+        else:
+            out.append(_text(value))
+    return out
 
 
 def _optima(data: StudyData, laws: Laws) -> Table:
@@ -225,4 +246,3 @@ def _runs(data: StudyData) -> Table:
     )
     note = f"N without byte, token and hash embeddings. Split: {data.text}."
     return Table("runs", "All runs", head, tuple(map(line, rows)), note, left=2)
-
