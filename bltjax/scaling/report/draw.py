@@ -26,6 +26,7 @@ _HATCHES = ("", "//", "", "\\\\", "", "..", "xx")  # parts differ without colour
 _LINES = {"solid": "-", "dashed": (0, (5, 3)), "dotted": (0, (1.2, 2))}
 _ARROWS = {"left": "<", "right": ">", "up": "^", "down": "v"}
 _WIDTH = 7.2  # inches
+_LONGEST = 34  # letters of a name beside an axis
 _INK, _SOFT = "#1c2230", "#444444"
 
 
@@ -47,10 +48,11 @@ def canvas(figure: Figure, view: View, all_series: Sequence[str]) -> Canvas:
         legend = [mark for mark in view.marks if mark.label]
         columns = 1 if any(len(mark.label) > 34 for mark in legend) else 3
         lines = [line for part in (figure.caption, *view.notes) for line in textwrap.wrap(plain(part), 128)]
-        above = 0.42 + 0.2 * -(-len(legend) // columns)
+        above = (0.62 if view.y.names and view.y.label else 0.42) + 0.2 * -(-len(legend) // columns)
         below = 0.6 + 0.142 * len(lines)
-        names = max([len(name) for name in view.y.names] or [0])
-        left = 0.75 if not names else min(2.9, 0.25 + 0.075 * names)
+        names = max([min(len(name), _LONGEST) for name in view.y.names] or [0])
+        widest = max(len(text) for _, text in view.ticks("y"))
+        left = max(0.75, 0.45 + 0.08 * widest) if not names else min(2.9, 0.25 + 0.075 * names)
         inner = 3.9 if not view.y.names else 0.6 + 0.36 * len(view.y.names)
         height = above + inner + below
         out = Canvas(figsize=(_WIDTH, height))
@@ -65,8 +67,11 @@ def canvas(figure: Figure, view: View, all_series: Sequence[str]) -> Canvas:
             own = getattr(axes, f"{which}axis")
             own.set_major_locator(FixedLocator([value for value, _ in ticks]))
             own.set_minor_locator(NullLocator())
-            own.set_major_formatter(FixedFormatter([plain(text) for _, text in ticks]))
-            getattr(axes, f"set_{which}label")(plain(axis.label), fontsize=9)
+            own.set_major_formatter(FixedFormatter([plain(_cut(text)) for _, text in ticks]))
+            if which == "y" and axis.names:  # rows are few: there is no room for words along them
+                axes.set_title(plain(axis.label), fontsize=9, loc="left", pad=4)
+            else:
+                getattr(axes, f"set_{which}label")(plain(axis.label), fontsize=9)
         if view.level is not None:
             axes.axhline(view.level, color="#666666", linewidth=1)
         _cells(axes, view)
@@ -80,6 +85,11 @@ def canvas(figure: Figure, view: View, all_series: Sequence[str]) -> Canvas:
                 borderpad=0.1, labelspacing=0.35,
             )  # fmt: skip
         return out
+
+
+def _cut(text: str) -> str:
+    """A name that fits beside an axis; the CSV has all of it."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
 def _style(mark: Mark, all_series: Sequence[str]) -> tuple[Any, str]:

@@ -124,12 +124,14 @@ def optimum_figures(data: StudyData, laws: Laws) -> list[Figure]:
         raise NoData("; ".join(dict.fromkeys(f"{series_name(s)}: {law.why}" for s, law in laws.items())))
     if not any(each.optima or each.bounds for each in found.values()):
         raise NoData("no budget has an optimum or a bound")
+    budgets = [row["budget"] for row in data.rows]
+    spread = (max(budgets) / min(budgets)) ** 0.014
     figures = []
     for what in ("size", "bytes"):
         marks: list[Mark] = []
         notes = []
         for number, (series, own) in enumerate(found.items()):
-            aside = 1.03 ** (number - (len(found) - 1) / 2)  # or intervals at one budget would cover one another
+            aside = spread ** (number - (len(found) - 1) / 2)  # or intervals at one budget would cover one another
             exponent: Interval | None = getattr(own, f"{what}_exponent")
             letter = "a" if what == "size" else "b"
             power = "no exponent" if exponent is None or exponent.value is None else f"{letter} = {_short(exponent)}"
@@ -168,8 +170,8 @@ def optimum_figures(data: StudyData, laws: Laws) -> list[Figure]:
         said = (
             "Best size" if what == "size" else "Bytes that the best size sees"
         ) + (
-            " at each budget by the fitted law, along what the series' own runs paid for a byte; only where the runs "
-            "of that budget bracket it. Arrows are bounds: the runs' least loss is at an end of the sizes. Exponents are "
+            " at each budget by the fitted law, along what the series' own runs paid for a byte; only where the "
+            "runs of that budget bracket it. Arrows are bounds: the runs' least loss is at an end of the sizes. Exponents are "
             "slopes over the optima drawn. Marks of one budget stand side by side."
         )  # fmt: skip
         title = "Best size against budget" if what == "size" else "Bytes at the best size against budget"

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from bltjax.scaling.report.data import StudyData, read_study
+from bltjax.scaling.report.figures import make_figures
 from bltjax.scaling.report.laws import SeriesLaw, fit_study
+from bltjax.scaling.report.marks import Report
+from bltjax.scaling.report.tables import Table, make_tables
 from bltjax.scaling.store import write_json, write_table
 from bltjax.scaling.sweep import table_row
 
@@ -117,4 +120,14 @@ def table_alone(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Study
 
 @pytest.fixture(scope="session")
 def laws(data: StudyData) -> dict[str, SeriesLaw]:
-    return fit_study(data, draws=40)
+    return fit_study(data, draws=12)
+
+
+@pytest.fixture(scope="session")
+def report(data: StudyData, laws: dict[str, SeriesLaw]) -> Report:
+    return make_figures(data, laws)
+
+
+@pytest.fixture(scope="session")
+def tables(data: StudyData, laws: dict[str, SeriesLaw]) -> dict[str, Table]:
+    return {table.name: table for table in make_tables(data, laws)}
