@@ -5,6 +5,7 @@ const root = document.documentElement;
 const tip = document.getElementById("tip");
 const dialog = document.getElementById("manifest");
 const state = { axis: study.own, hidden: new Set() };
+const items = new WeakMap(); // what is said of each element
 const series = new Map(study.series.map((one) => [one.id, one]));
 
 function make(parent, name, attributes = {}, text = null) {
@@ -102,6 +103,7 @@ function interactive(plot, element, { title = "", text = "", run = null, follow 
   element.setAttribute("tabindex", plot.items.length ? "-1" : "0");
   element.setAttribute("aria-label", spoken.filter(Boolean).join(", "));
   if (run) element.dataset.run = run;
+  items.set(element, item);
   element.addEventListener("mouseenter", (event) => showTip({ ...item, at: follow ? event.clientX : undefined }));
   element.addEventListener("mouseleave", hideTip);
   element.addEventListener("focus", () => {
@@ -130,6 +132,14 @@ function scaleOf(axis, from, to) {
   return (value) => from + ((place(value) - place(low)) / (place(high) - place(low))) * (to - from);
 }
 
+// Shortens words until they fit; pointing at them shows the rest.
+function cut(words, room) {
+  const whole = words.textContent;
+  for (let letters = whole.length - 1; letters > 0 && words.getComputedTextLength() > room; letters -= 1)
+    words.textContent = `${whole.slice(0, letters)}…`;
+  if (words.textContent !== whole) make(words, "title", {}, whole);
+}
+
 function draw(plot) {
   const { figure, box } = plot, view = viewOf(figure), width = box.clientWidth;
   if (!width) return;
@@ -150,12 +160,11 @@ function draw(plot) {
   const y = scaleOf(view.y, height - margin.bottom, margin.top);
   const floor = height - margin.bottom, right = width - margin.right;
 
-  if (view.y.label) make(svg, "text", { x: 2, y: 13 }, view.y.label);
+  if (view.y.label) cut(make(svg, "text", { x: 2, y: 13 }, view.y.label), width - 4);
   for (const [value, text] of view.y.ticks) {
     if (!named) make(svg, "line", { class: "grid", x1: margin.left, x2: right, y1: y(value), y2: y(value) });
-    const room = Math.floor((left - 10) / 6.4), short = text.length > room && !above ? text.slice(0, room - 1) + "…" : text;
     const at = above ? { x: 2, y: y(value) - 9 } : { x: left - 7, y: y(value) + 4, "text-anchor": "end" };
-    make(svg, "text", at, short);
+    cut(make(svg, "text", at, text), above ? width - 4 : left - 9);
   }
   let free = -Infinity;
   for (const [value, text] of view.x.ticks) {
@@ -166,11 +175,10 @@ function draw(plot) {
     make(svg, "text", { x: at, y: floor + 17, "text-anchor": "middle" }, text);
   }
   make(svg, "path", { class: "axis", fill: "none", d: `M${margin.left} ${margin.top}V${floor}H${right}` });
-  const room = Math.floor((width - 8) / 6.2), label = view.x.label;
-  const middle = Math.max((margin.left + right) / 2, 3.1 * Math.min(label.length, room) + 2);
-  const words = make(svg, "text", { x: Math.min(middle, width / 2 + 60), y: floor + 37, "text-anchor": "middle" },
-    label.length > room ? label.slice(0, room - 1) + "…" : label);
-  if (label.length > room) make(words, "title", {}, label);
+  const words = make(svg, "text", { y: floor + 37, "text-anchor": "middle" }, view.x.label);
+  cut(words, width - 4);
+  const half = words.getComputedTextLength() / 2 + 1;
+  words.setAttribute("x", Math.max(half, Math.min((margin.left + right) / 2, width - half)));
   if (view.level !== null) make(svg, "line", { class: "level", x1: margin.left, x2: right, y1: y(view.level), y2: y(view.level) });
 
   for (const mark of view.marks) {
@@ -187,7 +195,7 @@ function nameOf(mark) {
 }
 function point(plot, svg, mark, i, { x, y }, hollow = false) {
   const group = make(svg, "g", { transform: `translate(${x(mark.x[i]).toFixed(1)} ${y(mark.y[i]).toFixed(1)})` });
-  make(group, "circle", { r: 11, fill: "transparent" });
+  make(group, "circle", { r: 8, fill: "transparent" }); // for fingers, but not over its neighbours
   const shape = make(group, "path", { d: SHAPES[shapeOf(mark)], class: hollow ? "hollow" : "edge" });
   if (hollow) {
     shape.style.stroke = colourOf(mark);
@@ -321,6 +329,11 @@ document.addEventListener("click", (event) => {
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") hideTip();
 });
-addEventListener("scroll", hideTip, { passive: true });
+// Going to a mark by keyboard may scroll the page: what is said of it goes along.
+addEventListener("scroll", () => {
+  const item = items.get(document.activeElement);
+  if (item && !tip.hidden && document.activeElement.matches(":focus-visible")) showTip(item);
+  else hideTip();
+}, { passive: true });
 addEventListener("resize", () => plots.filter((plot) => plot.box.clientWidth !== plot.width).forEach(draw));
 update();

@@ -74,6 +74,7 @@ def _bowl(series: str, budget: float, rows: Sequence[Row], fit: IsoFLOP | None, 
         loss = end["heldout_bits_per_byte"]
         marks.append(
             Mark("bound", series, "", (fit.bound_size,), (loss,), direction=way, shade=shade,
+                 runs=(end["run"],),
                  texts=(f"{flops_text(budget)} FLOPs: best size {fit.bound} {count_text(fit.bound_size)}",))
         )  # fmt: skip
     return marks
@@ -171,8 +172,8 @@ def optimum_figures(data: StudyData, laws: Laws) -> list[Figure]:
             "Best size" if what == "size" else "Bytes that the best size sees"
         ) + (
             " at each budget by the fitted law, along what the series' own runs paid for a byte; only where the "
-            "runs of that budget bracket it. Arrows are bounds: the runs' least loss is at an end of the sizes. Exponents are "
-            "slopes over the optima drawn. Marks of one budget stand side by side."
+            "runs of that budget bracket it. Arrows are bounds: the runs' least loss is at an end of the sizes. "
+            "Exponents are slopes over the optima drawn. Marks of one budget stand side by side."
         )  # fmt: skip
         title = "Best size against budget" if what == "size" else "Bytes at the best size against budget"
         figures.append(Figure(f"optimum_{what}", title, caption(data, said, laws), (view,)))

@@ -154,8 +154,8 @@ def gain(data: StudyData, laws: Laws) -> Figure:
         raise NoData("; ".join(dict.fromkeys(reasons)))
     what = (
         f"Spending at which {series_name(base)} reach the loss that a series has at x, divided by x; above 1 "
-        "the series saves. Arrows: more or less than this, since the other's loss lies outside of what was measured. Over device "
-        "seconds it is the time-equivalent gain."
+        "the series saves. Arrows: more or less than this, since the other's loss lies outside of what was measured. "
+        "Over device seconds it is the time-equivalent gain."
     )
     views.sort(key=lambda view: view.axis != data.own_axis)
     return Figure("gain", f"Compute-equivalent gain over {series_name(base)}", caption(data, what, laws), tuple(views))

@@ -7,7 +7,8 @@ from bltjax.scaling.report.laws import fit_series
 def test_a_caption_says_what_its_numbers_are(data, laws):
     text = caption(data, "Marks.", laws)
     for words in (
-        "Marks.", "N: parameters without", "accounting paper-v1", "Split: 90,000 bytes", "Estimator: variable projection",
+        "Marks.", "N: parameters without", "accounting paper-v1", "Split: 90,000 bytes",
+        "Estimator: variable projection",
         "95%, 12 bootstrap draws over trunks and seeds (20 clusters", "seed 0", "One seed: 0.",
     ):  # fmt: skip
         assert words in text

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 
 from bltjax.flops import flops_per_byte
@@ -34,7 +36,7 @@ def test_bars_fill_the_whole(data, laws, table_alone):
             own.sort()
             assert own[0][0] == 0
             assert own[-1][1] == pytest.approx(1)
-            assert all(a[1] == pytest.approx(b[0]) for a, b in zip(own, own[1:], strict=False))
+            assert all(a[1] == pytest.approx(b[0]) for a, b in itertools.pairwise(own))
     labels = [mark.label for mark in figure.views[1].marks if mark.label]
     assert labels == [name for name in GROUPS if name in labels]  # each once, in the data's way
     with pytest.raises(NoData, match="manifests"):

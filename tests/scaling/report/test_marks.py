@@ -18,9 +18,8 @@ def test_every_point_is_one_row():
         (1.0, 3.0, None, 3.2, "p"),
         (2.0, 4.0, 3.5, None, "q"),
     ]
-    assert {(row["figure"], row["x_label"], row["series"], row["kind"]) for row in rows} == {
-        ("f", "x", "a", "interval")
-    }
+    names = ("figure", "x_label", "series", "kind")
+    assert {tuple(row[name] for name in names) for row in rows} == {("f", "x", "a", "interval")}
 
 
 def test_an_axis_holds_all_that_is_drawn():

@@ -34,6 +34,7 @@ def test_every_figure_in_every_kind_with_its_numbers(small, tmp_path):
     assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in again]
 
 
+@pytest.mark.slow
 def test_the_page_alone(small, tmp_path):
     _, paths = write_report(small, tmp_path / "out", draws=0, figures=False)
     assert [path.name for path in paths] == ["report.html"]
