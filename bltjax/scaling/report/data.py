@@ -141,21 +141,21 @@ def _typed(row: Mapping[str, Any], number: int, table: Path) -> Row:
     if missing:
         raise ValueError(f"{table}: has no column {', '.join(missing)}; give the table of a study of this package.")
     out: Row = {}
-    for name, value in row.items():
+    cells: Mapping[str, Any] = row
+    for name, value in cells.items():
         if name in WORDS:
             out[name] = str(value)
             continue
-        if value in (None, "") and name not in NEEDED:
-            out[name] = None
-            continue
-        if value in (None, "") and name == "epochs":  # the length of the text was not known
+        empty = value is None or value == ""
+        if empty and (name == "epochs" or name not in NEEDED):  # epochs: the length of the text was not known
             out[name] = None
             continue
         try:
-            out[name] = float(value)
+            found = float(value)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{name}={value!r} in row {number} of {table}: is not a number.") from error
-        if not math.isfinite(out[name]):
+        out[name] = found
+        if not math.isfinite(found):
             raise ValueError(f"{name}={value!r} in row {number} of {table}: is not finite; leave failed runs out.")
     return out
 

@@ -105,7 +105,7 @@ def _handle(mark: Mark, all_series: Sequence[str]) -> Any:
         hatch = _HATCHES[(mark.colour or 0) % len(_HATCHES)]
         return Patch(facecolor=colour, edgecolor="white", hatch=hatch)
     if mark.kind == "line":
-        return Line2D([], [], color=colour, linestyle=_LINES[mark.line])
+        return Line2D([], [], color=series_style(mark.series, all_series)[0], linestyle=_LINES[mark.line])
     return Line2D([], [], color=colour, marker=marker, linestyle="", markersize=6)
 
 

@@ -273,7 +273,7 @@ function viewOf(figure) {
 function swatch(parent, mark) {
   const svg = make(parent, "svg", { width: 20, height: 14, viewBox: "-10 -7 20 14", "aria-hidden": "true" });
   if (mark.kind === "line") {
-    make(svg, "path", { d: "M-9 0H9", "stroke-width": 2.2 }).style.stroke = colourOf(mark);
+    make(svg, "path", { d: "M-9 0H9", "stroke-width": 2.2 }).style.stroke = colourOf({ ...mark, shade: 1 });
   } else if (mark.kind === "bar") {
     make(svg, "rect", { x: -7, y: -6, width: 14, height: 12 }).style.fill = colourOf(mark);
   } else {
