@@ -141,8 +141,8 @@ def _typed(row: Mapping[str, Any], number: int, table: Path) -> Row:
     if missing:
         raise ValueError(f"{table}: has no column {', '.join(missing)}; give the table of a study of this package.")
     out: Row = {}
-    cells: Mapping[str, Any] = row
-    for name, value in cells.items():
+    for name in row:
+        value: Any = row[name]
         if name in WORDS:
             out[name] = str(value)
             continue
@@ -151,11 +151,10 @@ def _typed(row: Mapping[str, Any], number: int, table: Path) -> Row:
             out[name] = None
             continue
         try:
-            found = float(value)
+            out[name] = float(value)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{name}={value!r} in row {number} of {table}: is not a number.") from error
-        out[name] = found
-        if not math.isfinite(found):
+        if not math.isfinite(out[name]):
             raise ValueError(f"{name}={value!r} in row {number} of {table}: is not finite; leave failed runs out.")
     return out
 
