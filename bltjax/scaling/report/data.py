@@ -146,7 +146,7 @@ def _typed(row: Mapping[str, Any], number: int, table: Path) -> Row:
         if name in WORDS:
             out[name] = str(value)
             continue
-        empty = value is None or value == ""
+        empty = str("" if value is None else value) == ""
         if empty and (name == "epochs" or name not in NEEDED):  # epochs: the length of the text was not known
             out[name] = None
             continue
