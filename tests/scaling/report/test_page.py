@@ -175,6 +175,8 @@ def test_pointing_at_a_run_shows_its_numbers_and_a_click_its_manifest(opened, da
     tab = opened()
     row = next(row for row in data.rows if row["run"] == "byte-40000-1e+12")  # whose preset is hostile
     mark = tab.locator(f'#figure-isoflop_byte [data-run="{row["run"]}"]').last
+    mark.scroll_into_view_if_needed()
+    tab.wait_for_timeout(150)  # scrolling hides what was shown
     mark.hover()
     assert tab.is_visible("#tip")
     text = tab.inner_text("#tip")
