@@ -151,7 +151,7 @@ def _typed(row: Mapping[str, Any], number: int, table: Path) -> Row:
             out[name] = None
             continue
         try:
-            out[name] = float(value)
+            out[name] = float(str(value))
         except (TypeError, ValueError) as error:
             raise ValueError(f"{name}={value!r} in row {number} of {table}: is not a number.") from error
         if not math.isfinite(out[name]):
