@@ -39,9 +39,10 @@ FAMILY_NAMES = {
 _FAMILY_STYLE: dict[Any, Any] = {"blt": ("#D55E00", "o"), "byte": ("#0072B2", "s"), "token": ("#009E73", "^")}
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.hashsalt": "bltjax",  # ids in an SVG are otherwise random
     "svg.fonttype": "none",
+    "pdf.fonttype": 42,
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -61,12 +62,15 @@ def series_name(series: str) -> str:
     return f"{FAMILY_NAMES.get(family, family)} of {size} bytes" if family else series
 
 
-def _style(series: str, all_series: Sequence[str]) -> tuple[str, str]:
-    """Colour and marker: a family's own, or, where some family has several series, by number."""
-    if set(all_series) <= set(_FAMILY_STYLE):
+def series_style(series: str, all_series: Sequence[str]) -> tuple[str, str]:
+    """Colour and marker: a family's own; of the others by number, from what those leave."""
+    if series in _FAMILY_STYLE:
         return _FAMILY_STYLE[series]
-    index = all_series.index(series)
-    return _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
+    taken = [_FAMILY_STYLE[each] for each in all_series if each in _FAMILY_STYLE]
+    colours = [colour for colour in _COLOURS if colour not in {own for own, _ in taken}]
+    markers = [marker for marker in _MARKERS if marker not in {own for _, own in taken}]
+    index = [each for each in all_series if each not in _FAMILY_STYLE].index(series)
+    return colours[index % len(colours)], markers[(index + index // len(colours)) % len(markers)]
 
 
 def count_text(value: float) -> str:
@@ -83,17 +87,21 @@ def flops_text(value: float) -> str:
     return f"{float(mantissa):g}e{int(exponent)}"
 
 
-def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Writes a figure as PNG and SVG, without the date and version that would make each file new."""
-    paths = [folder / f"{name}.png", folder / f"{name}.svg"]
-    metadata: list[dict[str, str | None]] = [{"Software": None}, {"Date": None, "Creator": None}]
-    for path, facts in zip(paths, metadata, strict=True):
-        kind = path.suffix[1:]
+def save(figure: Figure, folder: Path, name: str, kinds: Sequence[str] = ("png", "svg")) -> list[Path]:
+    """Writes a figure in each kind of file, without the date and version that would make each file new."""
+    metadata: dict[str, dict[str, str | None]] = {
+        "png": {"Software": None},
+        "svg": {"Date": None, "Creator": None},
+        "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    }
+    paths = [folder / f"{name}.{kind}" for kind in kinds]
+    for path, kind in zip(paths, kinds, strict=True):
+        facts = metadata[kind]
 
         def write(temporary: Path, kind: str = kind, facts: dict[str, str | None] = facts) -> None:
             figure.savefig(temporary, format=kind, dpi=150, metadata=facts)
 
-        with matplotlib.rc_context(_STYLE):
+        with matplotlib.rc_context(STYLE):
             replace_file(path, write)
     return paths
 
@@ -139,12 +147,12 @@ def frontier_figure(rows: Sequence[Row], caption: str) -> Figure:
     The frontier is the lower convex hull of the best size at each budget (of the mean over seeds): runs at one budget
     differ in FLOPs by less than a step, and that difference says nothing.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, axes = _new(caption)
         all_series = list(dict.fromkeys(row["series"] for row in rows))
         for series in all_series:
             own = [row for row in rows if row["series"] == series]
-            colour, marker = _style(series, all_series)
+            colour, marker = series_style(series, all_series)
             x, y = [row["training_flops"] for row in own], [row["heldout_bits_per_byte"] for row in own]
             axes.plot(x, y, linestyle="", marker=marker, color=colour, markersize=5, alpha=0.45, markeredgewidth=0)
             best = best_of_budgets(own)
@@ -164,12 +172,12 @@ def frontier_figure(rows: Sequence[Row], caption: str) -> Figure:
 
 def speed_figure(rows: Sequence[Row], caption: str) -> Figure:
     """Bytes written in a second against bits per byte; rows of a series are joined in the order of their budgets."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, axes = _new(caption)
         all_series = list(dict.fromkeys(row["series"] for row in rows))
         for series in all_series:
             own = sorted((row for row in rows if row["series"] == series), key=lambda row: row["budget"])
-            colour, marker = _style(series, all_series)
+            colour, marker = series_style(series, all_series)
             x, y = [row["heldout_bits_per_byte"] for row in own], [row["bytes_per_second"] for row in own]
             axes.plot(x, y, marker=marker, color=colour, markersize=7, linewidth=1.2, label=series_name(series))
             for row in own:
@@ -219,7 +227,7 @@ def isoflop_fits(rows: Sequence[Row]) -> dict[float, IsoFLOP]:
 def isoflop_figure(rows: Sequence[Row], caption: str) -> Figure:
     """Bits per byte against model size at each budget, with parabolas and the optima that were bracketed."""
     series, fits = rows[0]["series"], isoflop_fits(rows)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, axes = _new(caption)
         for index, budget in enumerate(sorted({row["budget"] for row in rows})):
             own = sorted((r for r in rows if r["budget"] == budget), key=lambda r: r["parameters_non_embedding"])

@@ -183,7 +183,8 @@ def manifest_of(plan):
     return {
         "id": sweep.run_hash(plan), "family": plan.family, "series": plan.series, "preset": plan.name,
         "budget": plan.budget, "accounting": "paper", "flops_per_byte": flops, "parameters": {"non_embedding": 1},
-        "config": {"seed": 0, "steps": 1, "optim": {"peak_rate": 1.0, "schedule": "cosine"}}, "rows": dataclasses.asdict(plan.facts),
+        "config": {"seed": 0, "steps": 1, "optim": {"peak_rate": 1.0, "schedule": "cosine"}},
+        "rows": dataclasses.asdict(plan.facts),
         "result": {**result, "heldout_sums": {"bytes": 1}, "training_flops": {"paper": 1.0, "full": 1.0}},
     }  # fmt: skip
 

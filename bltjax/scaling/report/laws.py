@@ -1,0 +1,152 @@
+"""The laws of a study's series, each fitted once; what cannot be fitted says why."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+
+import numpy as np
+
+from bltjax.flops import ACCOUNTING_VERSIONS, Accounting
+from bltjax.scaling.fit import (
+    Curve,
+    FittedLaw,
+    Holdout,
+    IsoFLOP,
+    Points,
+    fit_law,
+    from_manifests,
+    hold_out_largest,
+    own_table,
+    points_of,
+)
+from bltjax.scaling.fit.cost import of_points
+from bltjax.scaling.plots import isoflop_fits
+from bltjax.scaling.report.data import AXES, StudyData
+
+METHOD = "projection"
+DRAWS = 1000
+SEED = 0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SeriesLaw:
+    """What was fitted to one series.
+
+    Attributes:
+      fit: the surface L(N, bytes); None where `why` says why not.
+      no_interval: why there are no intervals; "" where there are.
+      parabolas: one at each budget that has three sizes.
+      holdout: the largest budget predicted from the others; None where `no_holdout` says why not.
+      points: under each axis of FLOPs.
+    """
+
+    series: str
+    fit: FittedLaw | None
+    why: str
+    no_interval: str
+    parabolas: Mapping[float, IsoFLOP]
+    holdout: Holdout | None
+    no_holdout: str
+    points: Mapping[str, Points]
+    own_axis: str
+
+    def bracketed(self, budget: float) -> bool:
+        """Whether the runs of a budget have their least loss between the ends of the sizes."""
+        parabola = self.parabolas.get(budget)
+        return parabola is not None and parabola.bound is None
+
+    def frontier(self, axis: str) -> Curve:
+        """The least loss over what was spent.
+
+        Raises:
+          ValueError: where there is none, with the reason.
+        """
+        found = self._frontiers[axis]
+        if isinstance(found, str):
+            raise ValueError(found)
+        return found
+
+    @functools.cached_property
+    def _frontiers(self) -> dict[str, Curve | str]:
+        out: dict[str, Curve | str] = {}
+        for axis in AXES:
+            try:
+                out[axis] = self._sought(axis)
+            except ValueError as error:
+                out[axis] = str(error)
+        return out
+
+    def _sought(self, axis: str) -> Curve:
+        if self.fit is None:
+            raise ValueError(self.why)
+        if axis == "bytes_seen":
+            raise ValueError("at equal bytes the largest model is the best, so there is no frontier")
+        if axis == "device_seconds":
+            return self.fit.frontier("seconds")
+        if axis == self.own_axis:
+            return self.fit.frontier("flops")
+        points = dataclasses.replace(self.points[axis], budget=None)  # budgets are in the other accounting
+        return dataclasses.replace(self.fit, points=points, cost=of_points(points)).frontier("flops")
+
+
+def fit_series(data: StudyData, series: str, draws: int = DRAWS, seed: int = SEED) -> SeriesLaw:
+    """Fits one series by variable projection, with intervals where there are runs enough for them."""
+    rows = data.of(series)
+    points = {axis: _points(data, series, axis) for axis in ("flops_paper", "flops_full")}
+    own = points[data.own_axis]
+    fit, why, no_interval = None, "", "" if draws else "none were asked for"
+    try:
+        fit = fit_law(own, METHOD, draws=0, seed=seed)
+        if draws:
+            try:
+                fit = fit_law(own, METHOD, draws=draws, seed=seed)
+            except ValueError as error:
+                no_interval = str(error)
+    except ValueError as error:
+        why = str(error)
+    holdout, no_holdout = None, ""
+    try:
+        holdout = hold_out_largest(own, METHOD)
+    except ValueError as error:
+        no_holdout = str(error)
+    return SeriesLaw(
+        series=series,
+        fit=fit,
+        why=why,
+        no_interval=no_interval,
+        parabolas=isoflop_fits(rows),
+        holdout=holdout,
+        no_holdout=no_holdout,
+        points=points,
+        own_axis=data.own_axis,
+    )
+
+
+def _points(data: StudyData, series: str, axis: str) -> Points:
+    """From manifests where all are there, which know the shared part of the FLOPs; else from the table."""
+    accounting: Accounting = "full" if axis == "flops_full" else "paper"
+    rows = data.of(series)
+    if all(row["run"] in data.manifests and row["epochs"] is not None for row in rows):
+        # One series holds one patch size that was asked for; what was measured may differ by a hair.
+        return from_manifests([data.manifests[row["run"]] for row in rows], accounting=accounting)
+    columns = dataclasses.replace(
+        own_table(series),
+        flops=AXES[axis][2],
+        accounting=ACCOUNTING_VERSIONS[accounting],
+        epochs="epochs" if all(row["epochs"] is not None for row in rows) else None,
+    )
+    return points_of([{**row, "seed": int(row["seed"])} for row in rows], columns)
+
+
+def fit_study(data: StudyData, draws: int = DRAWS, seed: int = SEED) -> dict[str, SeriesLaw]:
+    """The laws of all series."""
+    return {series: fit_series(data, series, draws, seed) for series in data.series}
+
+
+def band(curve: Curve) -> tuple[np.ndarray, np.ndarray] | None:
+    """The pointwise percentile band of a curve; None without draws."""
+    if not len(curve.draws):
+        return None
+    tail = 50 * (1 - curve.level)
+    low, high = np.nanpercentile(curve.draws, [tail, 100 - tail], axis=0)
+    return low, high
