@@ -1,19 +1,34 @@
 """A text small enough to train on in a test, and a study of it."""
 
+import dataclasses
+import os
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bltjax.lock import Lock
 from bltjax.scaling.plan import Study
 from bltjax.scaling.sweep import run_study
 
 
 @pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of a test run have."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A folder of forty short texts."""
-    folder = tmp_path_factory.mktemp("texts")
+    return written(tmp_path_factory.mktemp("texts"))
+
+
+def written(folder: Path) -> str:
+    folder.mkdir(exist_ok=True)
     words = "the of a to in is that for it as was with be by on not he his but at are this have from or had an they"
     generator = random.Random(0)
     for number in range(40):
@@ -45,7 +60,12 @@ def study(texts: str, tmp_path: Path) -> Study:
 
 
 @pytest.fixture(scope="session")
-def unbroken(texts: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, list[dict[str, Any]]]:
-    """The study, done without a break, and its table."""
-    study = tiny_study(texts, tmp_path_factory.mktemp("unbroken") / "study")
+def unbroken(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, list[dict[str, Any]]]:
+    """The study, done without a break, and its table. The first worker that asks does it, the others have a copy."""
+    out = tmp_path_factory.mktemp("unbroken") / "study"
+    with Lock(shared / "unbroken.lock", wait=True):
+        study = tiny_study(written(shared / "unbroken-texts"), shared / "unbroken")
+        run_study(study, lambda text: None)
+        shutil.copytree(study.out, out)
+    study = dataclasses.replace(study, out=out)
     return study, run_study(study, lambda text: None)

@@ -2,6 +2,7 @@ import csv
 import dataclasses
 import json
 import math
+import shutil
 
 import numpy as np
 import pyarrow.parquet
@@ -240,8 +241,10 @@ def test_only_the_rows_of_one_model_are_made_for_it(study, monkeypatch):
     assert {plan.name for plan in plan_study(study, made, ("byte-tiny", None))} == {"byte-tiny"}
 
 
-def test_more_budgets_and_seeds_only_add_runs(unbroken, monkeypatch):
+def test_more_budgets_and_seeds_only_add_runs(unbroken, tmp_path, monkeypatch):
     study, rows = unbroken
+    shutil.copytree(study.out, tmp_path / "study")
+    study = dataclasses.replace(study, out=tmp_path / "study")
     trained = []
     fit = sweep.fit
     monkeypatch.setattr(

@@ -16,11 +16,11 @@ from bltjax.scaling.sweep import table_row
 
 Row = dict[str, Any]
 
-WORDS = ("run", "family", "series", "preset", "accounting")  # columns of text; all others hold numbers
-NEEDED = (
-    *WORDS, "seed", "budget", "training_flops", "heldout_bits_per_byte", "heldout_bytes", "parameters_non_embedding",
-    "parameters", "bytes_seen", "epochs", "bytes_per_unit", "training_flops_paper", "training_flops_full",
-    "forward_flops_per_byte_paper", "device_seconds",
+WORDS = ("run", "family", "series", "preset", "accounting", "schedule", "trunk")  # of text; all others hold numbers
+NEEDED = (  # older tables have no more
+    "run", "family", "series", "preset", "accounting", "seed", "budget", "training_flops", "heldout_bits_per_byte",
+    "heldout_bytes", "parameters_non_embedding", "parameters", "bytes_seen", "epochs", "bytes_per_unit",
+    "training_flops_paper", "training_flops_full", "forward_flops_per_byte_paper", "device_seconds",
 )  # fmt: skip
 MOST_POINTS = 100  # of one run's curve
 

@@ -19,7 +19,9 @@ def test_a_caption_says_what_its_numbers_are(data, laws):
 def test_too_few_runs_for_an_interval_say_why(data):
     rows = [row for row in data.of("byte") if row["budget"] > 3e12][:5]
     rows += [row for row in data.of("byte") if row["budget"] == 3e12][1:3]
-    few = dataclasses.replace(data, rows=tuple({**row, "run": f"{i % 5}"} for i, row in enumerate(rows)), manifests={})
+    few = dataclasses.replace(
+        data, rows=tuple({**row, "trunk": f"{i % 5}"} for i, row in enumerate(rows)), manifests={}
+    )
     text = intervals({"byte": fit_series(few, "byte", draws=20)})
     assert "No interval can be given" in text
     assert "only 5 trunks" in text

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,12 @@ def test_the_table_alone_says_the_same_numbers(data, table_alone):
     assert table_alone.rows == data.rows
     assert not (table_alone.manifests or table_alone.curves or table_alone.sources)
     assert "the table alone" in table_alone.notes[0]
+
+
+def test_a_table_older_than_trunks_is_read():
+    table = Path(__file__).parents[3] / "experiments" / "results" / "isoflop" / "table.csv"
+    assert "trunk" not in table.read_text().partition("\n")[0]
+    assert len(read_study(table.parent).rows) == 27
 
 
 def test_without_a_table_the_complete_runs_count(folder, tmp_path):
