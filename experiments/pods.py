@@ -11,9 +11,8 @@ arguments only those plans are compiled:
     python experiments/pods.py blt-1b-v6e-4x4 blt-8b-v5p-4x4x8
 
 It leaves in experiments/results/pods (or --out) a JSON file for each plan, and table.md of all that lie there, which
-docs/pods.md repeats. Expected: without remat, only blt-400m, and blt-8b on v5p, fit; with it, all do; where the layers are
-computed again in the backward pass (remat "full"), compiled over model FLOPs lies near 4/3, without that at 1.15 at
-most.
+docs/pods.md repeats. Expected: with remat "full", which computes the layers again in the backward pass, all fit, and
+compiled over model FLOPs lies near 4/3; with "none" it is 1.15 at most, and only blt-400m, and blt-8b on v5p, fit.
 """
 
 import dataclasses
