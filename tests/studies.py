@@ -1,4 +1,4 @@
-"""Folders of runs and of a study, as training leaves them, and models with random weights, ready for use."""
+"""Folders of runs and of a study as training leaves them, what interrupts it, and models with random weights."""
 
 import dataclasses
 import json
@@ -13,6 +13,7 @@ from bltjax.data.corpus import Documents
 from bltjax.data.tokenizer import train
 from bltjax.families import abstract_params
 from bltjax.generate import Source
+from bltjax.metrics import Progress
 from bltjax.presets import preset
 from bltjax.scoring import Scorer, params_hash
 from bltjax.sharding import make_mesh
@@ -20,6 +21,18 @@ from bltjax.step import compile_step
 from tests.dense import random_params
 
 PATCHER = PatcherConfig(threshold=1.5)
+
+
+class Cut(Progress):
+    """Interrupts training at given rows of metrics, counted over all that is trained."""
+
+    shown = 0
+    at: tuple[int, ...] = ()
+
+    def show(self, row, total_steps):
+        Cut.shown += 1
+        if Cut.shown in Cut.at:
+            raise KeyboardInterrupt
 
 
 def write_run(folder, model, seed=0, inputs=None):

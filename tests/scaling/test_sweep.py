@@ -10,13 +10,14 @@ import pytest
 
 from bltjax.flops import flops_per_byte
 from bltjax.lock import Busy
-from bltjax.metrics import Progress, read_journal
+from bltjax.metrics import read_journal
 from bltjax.presets import preset
 from bltjax.runtime import Stopped
 from bltjax.scaling import inputs, sweep
 from bltjax.scaling.store import read_json
 from bltjax.scaling.sweep import claim, plan_study, run_study, summary, table_row
 from bltjax.train import evaluate, load_params
+from tests.studies import Cut
 
 TIMES = ("device_seconds", "own_device_seconds")
 
@@ -108,18 +109,6 @@ def test_every_family_is_trained_and_scored_by_the_same_loop(study, texts):
 def folder_of(study, row):
     (folder,) = (study.out / "runs").glob(f"*{row['run']}")
     return folder
-
-
-class Cut(Progress):
-    """Interrupts training at given rows of metrics, counted over all runs."""
-
-    shown = 0
-    at: tuple[int, ...] = ()
-
-    def show(self, row, total_steps):
-        Cut.shown += 1
-        if Cut.shown in Cut.at:
-            raise KeyboardInterrupt
 
 
 def test_a_study_that_is_interrupted_again_and_again_gives_the_same_table(unbroken, study, monkeypatch):

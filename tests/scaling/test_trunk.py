@@ -24,6 +24,7 @@ from bltjax.scaling.trunk import Trunk, branch_off, computed, jobs, leave, saved
 from bltjax.train import fit, load_params
 from tests.scaling.conftest import tiny_study
 from tests.scaling.test_plan import BYTES, blt_plan
+from tests.studies import Cut
 
 BUDGETS = (2e8, 4e8, 6e8, 8e8)
 LEFT = [14, 27, 41, 54]  # of byte-tiny: 80 % of 17, 34, 51 and 68 steps
@@ -116,18 +117,6 @@ def test_the_bootstrap_draws_the_runs_of_a_trunk_together(branched):
     for name in set(points.cluster):
         times = drawn[:, [one == name for one in points.cluster]]
         assert times.shape == (100, 4) and (times == times[:, :1]).all() and len(set(times[:, 0])) > 1
-
-
-class Cut(Progress):
-    """Interrupts training at given rows of metrics, counted over trunks and runs."""
-
-    shown = 0
-    at: tuple[int, ...] = ()
-
-    def show(self, row, total_steps):
-        Cut.shown += 1
-        if Cut.shown in Cut.at:
-            raise KeyboardInterrupt
 
 
 def test_a_study_killed_in_trunks_in_runs_and_between_gives_the_same_table(branched, tmp_path, monkeypatch):

@@ -45,14 +45,6 @@ def files(tmp_path: Path, texts: str) -> Path:
     return tmp_path
 
 
-@pytest.fixture(scope="module")
-def texts(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("texts")
-    for number in range(40):
-        (folder / f"{number}.txt").write_text(f"{number} is the number of this text, which is short. " * (number + 1))
-    return str(folder)
-
-
 def run(monkeypatch: pytest.MonkeyPatch, files: Path, *arguments: object) -> None:
     words = [files / "study.py", "--machine", "box", "--machines", files / "machines.toml", *arguments]
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, words)])

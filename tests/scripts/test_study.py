@@ -24,14 +24,6 @@ TIMES = ["device_seconds", "own_device_seconds"]
 SCRIPT = ROOT / "scripts" / "study.py"
 
 
-@pytest.fixture(scope="module")
-def texts(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("texts")
-    for number in range(40):
-        (folder / f"{number}.txt").write_text(f"{number} is the number of this text, which is short. " * (number + 1))
-    return str(folder)
-
-
 @pytest.fixture
 def file(texts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "study.py").write_text(
