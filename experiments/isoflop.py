@@ -41,7 +41,7 @@ import sys
 import tyro
 
 from bltjax.runtime import Stopped, keep_compiled
-from bltjax.scaling.plan import Study
+from bltjax.scaling.study import Study
 from bltjax.scaling.sweep import claim, run_study, summary
 
 

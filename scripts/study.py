@@ -25,8 +25,9 @@ from bltjax.scaling.engines import local, ray, slurm
 from bltjax.scaling.inputs import Inputs, is_prepared
 from bltjax.scaling.jobs import Job, Outcome, Task, jobs_of, status_table, unfinished
 from bltjax.scaling.mirror import complete_rows, gathered, mirror_run, mirror_tables, write_metrics
-from bltjax.scaling.plan import Study, run_hash
+from bltjax.scaling.plan import run_hash
 from bltjax.scaling.store import replace_file, write_table
+from bltjax.scaling.study import Study
 from bltjax.scaling.studyfile import read_study
 from bltjax.scaling.sweep import claim, draw, summary
 

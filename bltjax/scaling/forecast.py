@@ -15,8 +15,9 @@ import numpy as np
 from bltjax.config import ModelConfig, PatcherConfig, RowsConfig, TokenTransformerConfig
 from bltjax.data.rows import default_slots
 from bltjax.scaling.inputs import Inputs, corpus_limit, is_prepared
-from bltjax.scaling.plan import NOMINAL_BYTES, RowFacts, RunPlan, Study, plan_run
+from bltjax.scaling.plan import RowFacts, RunPlan, plan_run
 from bltjax.scaling.series import patch_size
+from bltjax.scaling.study import NOMINAL_BYTES, Study
 from bltjax.scaling.sweep import run_of
 from bltjax.scaling.trunk import Trunk, jobs, saved_steps
 

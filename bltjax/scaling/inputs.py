@@ -36,9 +36,10 @@ from bltjax.data.write import prepare
 from bltjax.lock import Lock, holder
 from bltjax.metrics import Progress
 from bltjax.patching.calibrate import calibrate, check_starts
-from bltjax.scaling.plan import Study, learning_rate_rule
+from bltjax.scaling.rates import learning_rate_rule
 from bltjax.scaling.schedules import optim_of
 from bltjax.scaling.store import Run, digest
+from bltjax.scaling.study import Study
 from bltjax.scoring import score_corpus
 from bltjax.train import fit
 

@@ -19,10 +19,10 @@ from bltjax.runtime import Stopped
 from bltjax.scaling.forecast import Foreseen, forecast
 from bltjax.scaling.inputs import Inputs
 from bltjax.scaling.mirror import mirror_run
-from bltjax.scaling.plan import Study
 from bltjax.scaling.plots import flops_text
 from bltjax.scaling.series import patch_size
 from bltjax.scaling.store import Json, Run, State
+from bltjax.scaling.study import Study
 from bltjax.scaling.studyfile import read_study
 from bltjax.scaling.sweep import claim, execute, plan_study, run_of
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from bltjax.data.store import Store
 from bltjax.metrics import flat
-from bltjax.scaling.plan import Study
 from bltjax.scaling.series import patch_size
 from bltjax.scaling.store import Json, replace_file
+from bltjax.scaling.study import Study
 from bltjax.scaling.sweep import Row, table_row
 
 RUN_FILES = ("config.json", "metrics.jsonl", "manifest.json")

@@ -1,198 +1,31 @@
-"""A study: which models are trained at which budgets, and the runs that this comes to.
+"""The runs that a study comes to.
 
-A budget is a number of training FLOPs. A run's steps follow from it, from the FLOPs per byte of the model under the
-study's accounting, and from the bytes that a training row holds as measured on the training split: never from nominal
-patch or token sizes.
+A run's steps follow from its budget, from the FLOPs per byte of the model under the study's accounting, and from the
+bytes that a training row holds as measured on the training split: never from nominal patch or token sizes.
 """
 
 import dataclasses
-import math
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from bltjax.config import (
-    EntropyModelConfig,
     ModelConfig,
     PatcherConfig,
     RowsConfig,
     TokenTransformerConfig,
     TrainConfig,
-    TransformerConfig,
     config_hash,
     family_of,
 )
 from bltjax.data.views import Source
 from bltjax.flops import Accounting, Breakdown, flops_per_byte
-from bltjax.presets import preset
-from bltjax.scaling.schedules import Schedule, branch_step, check_schedule, scheduled
-from bltjax.scaling.series import Family, named, patch_size, rule_of
+from bltjax.scaling.rates import learning_rate_rule
+from bltjax.scaling.schedules import branch_step, scheduled
+from bltjax.scaling.series import named, patch_size
 from bltjax.scaling.store import digest
+from bltjax.scaling.study import Study, steps_within
 
-RATE_WIDTH = 64  # the width for which Study.peak_rate is meant
 FEWEST_STEPS, MOST_EPOCHS, LEAST_FILL = 10, 4, 0.9  # beyond these a plan warns
-NOMINAL_BYTES = 4.0  # of a token or a patch, before it is measured; only to refuse budgets that are far too small
-
-
-@dataclasses.dataclass(frozen=True)
-class Study:
-    """Families of models, trained at equal compute on one text and scored on its held-out documents."""
-
-    out: Path = Path("runs/isoflop")
-    """Folder for all of it; started again with the same folder, a study goes on where it was."""
-    corpus: tuple[str, ...] = ()
-    """Files, folders or globs of text, .jsonl or .parquet; none: the standard library of the running Python."""
-    families: tuple[Family, ...] = ("blt", "byte", "token")
-    """Families to compare; blt is blt-entropy."""
-    sizes: tuple[str, ...] = ("cpu-0", "cpu-1", "cpu-2")
-    """Sizes of each family: the presets <family>-<size>."""
-    preset: tuple[str, ...] = ()
-    """Names of presets, in the place of families and sizes."""
-    budgets: tuple[float, ...] = (8e10, 2e11, 5e11)
-    """Training FLOPs of a run."""
-    seeds: tuple[int, ...] = (0,)
-    """Of the initial parameters and of the order of rows."""
-    patch_sizes: tuple[float, ...] = (4.5,)
-    """Mean bytes per patch that thresholds are calibrated to, on the training split."""
-    patch_lengths: tuple[int, ...] = (4,)
-    """Bytes of a patch of blt-strided."""
-    delimiter_tokens: int = 2048
-    """Tokens of the BPE whose tokens are the patches of blt-bpe."""
-    accounting: Accounting = "paper"
-    """How budgets are counted; every table has both."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of activations and products."""
-    remat: Literal["none", "full", "dots"] = "none"
-    """What a layer recomputes in the backward pass."""
-    row_bytes: int = 256
-    """Byte positions of a training row: the context of every family."""
-    batch: int = 2
-    """Rows of a step."""
-    peak_rate: float = 8e-3
-    """Learning rate of a model whose narrowest tower is 64 wide; of others times 64 / width."""
-    schedule: Schedule = "cosine"
-    """A cosine to zero, or wsd: one trunk at a constant rate, which the runs of all budgets leave to cool down."""
-    cooldown: float = 0.2
-    """Share of a run's steps spent cooling down; for wsd."""
-    warmup_steps: int | None = None
-    """By default a tenth of a run's steps, 2,000 at most; with wsd of the run at the smallest budget."""
-    entropy_model: str = "entropy-cpu"
-    """Preset of the model whose entropies set the patches."""
-    entropy_bytes: float = 1e6
-    """Bytes that it is trained on."""
-    corpus_bytes: int | None = None
-    """At most so many bytes of documents, chosen by hash; by default 8 MB of the standard library, all of others."""
-    heldout_percent: float = 5.0
-    """Share of the documents held out."""
-    heldout_bytes: int | None = 100_000
-    """At most so many bytes of held-out documents are scored, chosen by hash."""
-    stride_bytes: int | None = None
-    """New bytes of each further window in scoring; by default three quarters of a row, which is what a window is."""
-    keep_weights: bool = True
-    """Whether the last checkpoint of each run stays, and that of every point where one left a trunk."""
-
-    def __post_init__(self) -> None:
-        for name in ("families", "sizes", "preset", "budgets", "seeds", "patch_sizes", "patch_lengths"):
-            values = getattr(self, name)
-            if name != "preset" and not values:
-                raise ValueError(f"{name}=(): give at least one.")
-            if len(set(values)) < len(values):
-                raise ValueError(f"{name}={values!r}: give each value once.")
-        for name in ("budgets", "patch_sizes"):
-            if not all(math.isfinite(value) and value > 0 for value in getattr(self, name)):
-                raise ValueError(f"{name}={getattr(self, name)!r}: must be positive numbers.")
-        for name in ("peak_rate", "entropy_bytes"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise ValueError(f"{name}={getattr(self, name)!r}: must be a positive number.")
-        for name in ("corpus_bytes", "heldout_bytes", "stride_bytes"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value}: must be at least 1.")
-        if not 0 < self.heldout_percent <= 50:
-            raise ValueError(f"heldout_percent={self.heldout_percent}: must lie in (0, 50]: runs are scored on them.")
-        check_schedule(self.cooldown, self.warmup_steps)
-        RowsConfig(bytes=self.row_bytes, batch=self.batch)
-        if not 1 <= self.stride <= self.row_bytes:
-            raise ValueError(f"stride_bytes={self.stride_bytes}: must lie in 1 .. row_bytes, {self.row_bytes}.")
-        for size in self.patch_sizes:
-            PatcherConfig(mean_patch_bytes=size)
-        for length in self.patch_lengths:
-            PatcherConfig(rule="strided", size=length)
-        if self.delimiter_tokens <= 256:
-            raise ValueError(f"delimiter_tokens={self.delimiter_tokens}: 256 bytes and at least one token are needed.")
-        if not isinstance(preset(self.entropy_model), EntropyModelConfig):
-            raise ValueError(f"entropy_model={self.entropy_model!r}: name the preset of an entropy model.")
-        for name, model in self.models().items():
-            if isinstance(model, EntropyModelConfig):
-                raise ValueError(
-                    f"preset={name!r}: an entropy model only sets patches; name a model of another family."
-                )
-        self._check_budgets()
-
-    @property
-    def stride(self) -> int:
-        """New byte positions of each further window in scoring."""
-        return self.row_bytes * 3 // 4 if self.stride_bytes is None else self.stride_bytes
-
-    def models(self) -> dict[str, ModelConfig]:
-        """The models of the study by name, computed as it asks for."""
-        names = self.preset or tuple(f"{family}-{size}" for family in self.families for size in self.sizes)
-        return {name: self._computed(named(name)[1]) for name in names}
-
-    def patcher_model(self) -> EntropyModelConfig:
-        """The model whose entropies set the patches."""
-        model = self._computed(preset(self.entropy_model))
-        assert isinstance(model, EntropyModelConfig)
-        return model
-
-    def _computed(self, model: ModelConfig) -> ModelConfig:
-        compute = dataclasses.replace(model.compute, dtype=self.dtype, remat=self.remat)
-        return dataclasses.replace(model, compute=compute)
-
-    def patchers_of(self, name: str) -> tuple[PatcherConfig | None, ...]:
-        """How text is cut for the models of a name, thresholds left open; (None,) for one that reads no patches."""
-        rule = rule_of(name)
-        if rule is not None and rule.rule == "entropy":
-            return tuple(dataclasses.replace(rule, mean_patch_bytes=size) for size in self.patch_sizes)
-        if rule is not None and rule.rule == "strided":
-            return tuple(dataclasses.replace(rule, size=length) for length in self.patch_lengths)
-        return (rule,)
-
-    @property
-    def patched_runs(self) -> int:
-        """Runs that share the entropy model."""
-        patchers = [patcher for name in self.models() for patcher in self.patchers_of(name)]
-        by_entropy = sum(patcher is not None and patcher.rule == "entropy" for patcher in patchers)
-        return by_entropy * len(self.budgets) * len(self.seeds)
-
-    def shared_patcher(self) -> dict[str, float]:
-        """How the training of the entropy model is charged to runs in the full accounting."""
-        return {"patcher_training_bytes": self.entropy_bytes, "patcher_runs": self.patched_runs}
-
-    def _check_budgets(self) -> None:
-        """Refuses a budget that is clearly below one step, before anything is computed."""
-        for name, model in self.models().items():
-            for wanted in self.patchers_of(name):
-                is_bytes = wanted is None and not isinstance(model, TokenTransformerConfig)
-                unit = 1.0 if is_bytes else patch_size(wanted) or NOMINAL_BYTES
-                cost = flops_per_byte(model, unit, self.row_bytes).training * self.row_bytes * self.batch
-                steps_within(min(self.budgets), name, cost)
-
-
-def steps_within(budget: float, name: str, flops_per_step: float, shared_flops: float = 0.0) -> int:
-    """Steps that come nearest to a budget, of which shared_flops are spent beforehand.
-
-    Raises:
-      ValueError: if not even one step fits.
-    """
-    steps = (budget - shared_flops) / flops_per_step
-    if steps < 1:
-        shared = f" and its share of the entropy model's training {shared_flops:.3g}" if shared_flops else ""
-        raise ValueError(
-            f"budgets: {budget:.3g} FLOPs are less than one step of {name}, which takes {flops_per_step:.3g}{shared}. "
-            "Raise the budget, choose smaller models, or lower batch or row_bytes."
-        )
-    return round(steps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -295,15 +128,6 @@ class RunPlan:
 
 def _units(model: ModelConfig) -> str:
     return "patch" if model.reads_patches else "token" if isinstance(model, TokenTransformerConfig) else "byte"
-
-
-def learning_rate_rule(study: Study, model: ModelConfig) -> float:
-    """Peak learning rate of a model: one rule for all families, inverse to the width of its narrowest tower.
-
-    For a BLT those are the local models. The default gives 4e-4 at a width of 1,280, the paper's rate for its 8B.
-    """
-    widths = [tower.width for tower in vars(model).values() if isinstance(tower, TransformerConfig)]
-    return study.peak_rate * RATE_WIDTH / min(widths)
 
 
 def plan_run(

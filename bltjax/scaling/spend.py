@@ -18,9 +18,10 @@ from bltjax.scaling.edges import Prediction
 from bltjax.scaling.footprint import Footprint
 from bltjax.scaling.forecast import Forecast, Foreseen, Piece
 from bltjax.scaling.machines import Machine
-from bltjax.scaling.plan import RunPlan, Study
+from bltjax.scaling.plan import RunPlan
 from bltjax.scaling.plots import flops_text
 from bltjax.scaling.series import named
+from bltjax.scaling.study import Study
 
 SHARED = "entropy"  # the series of what runs share
 DEAREST = 5  # runs that are named where a cap is exceeded

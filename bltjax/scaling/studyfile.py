@@ -5,7 +5,7 @@ import runpy
 import shlex
 from pathlib import Path
 
-from bltjax.scaling.plan import Study
+from bltjax.scaling.study import Study
 
 RUNNER = "python experiments/isoflop.py"
 

@@ -15,9 +15,10 @@ from bltjax.metrics import Progress, duration
 from bltjax.runtime import Stopped
 from bltjax.scaling import plots
 from bltjax.scaling.inputs import Inputs
-from bltjax.scaling.plan import RowFacts, RunPlan, Study, plan_run, plan_table, run_hash
+from bltjax.scaling.plan import RowFacts, RunPlan, plan_run, plan_table, run_hash
 from bltjax.scaling.plots import count_text, flops_text
 from bltjax.scaling.store import Json, Run, write_json, write_table
+from bltjax.scaling.study import Study
 from bltjax.scaling.trunk import branch_off, origin_of, seconds_spent, trunk_hash
 from bltjax.train import evaluate, fit
 

@@ -20,8 +20,9 @@ from bltjax.config import OptimConfig, TrainConfig, config_hash, to_dict
 from bltjax.data.views import Source
 from bltjax.lock import Busy, Lock
 from bltjax.metrics import Journal, Progress, read_journal
-from bltjax.scaling.plan import RunPlan, Study
+from bltjax.scaling.plan import RunPlan
 from bltjax.scaling.store import Json, Run, digest, read_json, write_json
+from bltjax.scaling.study import Study
 from bltjax.sharding import make_mesh
 from bltjax.step import compile_step
 from bltjax.train import fit

@@ -8,7 +8,7 @@ is whatever lies in text/; nothing is said about epochs until it is prepared (--
 
 from pathlib import Path
 
-from bltjax.scaling.plan import Study
+from bltjax.scaling.study import Study
 
 study = Study(
     out=Path("runs/h100"),

@@ -7,7 +7,7 @@ Three families at three sizes and three budgets on the standard library of the r
 
 from pathlib import Path
 
-from bltjax.scaling.plan import Study
+from bltjax.scaling.study import Study
 
 study = Study(
     out=Path("runs/isoflop"),

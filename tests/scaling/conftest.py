@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bltjax.lock import Lock
-from bltjax.scaling.plan import Study
+from bltjax.scaling.study import Study
 from bltjax.scaling.sweep import run_study
 
 

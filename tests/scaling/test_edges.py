@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from bltjax.config import RowsConfig
 from bltjax.scaling.edges import BYTES_PER_PARAMETER, by_law, by_ratio, laws_of, predictions
 from bltjax.scaling.fit import Law
-from bltjax.scaling.plan import RowFacts, Study, plan_run
+from bltjax.scaling.plan import RowFacts, plan_run
+from bltjax.scaling.study import Study
 
 LAW = Law(E=0.8, A=60.0, alpha=0.35, B=90.0, beta=0.37)
 SIZES = np.array([1e4, 3e4, 1e5, 4e5])

@@ -10,7 +10,8 @@ from bltjax.flops import parameters
 from bltjax.scaling import footprint as room
 from bltjax.scaling.footprint import Footprint, compiled, held
 from bltjax.scaling.machines import Machine
-from bltjax.scaling.plan import RowFacts, Study, plan_run
+from bltjax.scaling.plan import RowFacts, plan_run
+from bltjax.scaling.study import Study
 
 MACHINE = Machine("here", datetime.date(2026, 1, 1), "a processor", "cpu", 1, 8e9, {"float32": 1e11})
 

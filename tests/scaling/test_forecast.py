@@ -6,7 +6,8 @@ from bltjax.config import PatcherConfig
 from bltjax.presets import preset
 from bltjax.scaling.forecast import expected_rows, forecast
 from bltjax.scaling.inputs import EMBEDDED_BYTES, Inputs, corpus_folder
-from bltjax.scaling.plan import MOST_EPOCHS, Study, run_hash
+from bltjax.scaling.plan import MOST_EPOCHS, run_hash
+from bltjax.scaling.study import Study
 from bltjax.scaling.sweep import plan_study, run_of
 from tests.scaling.conftest import tiny_study
 

@@ -109,7 +109,7 @@ def file(study) -> Path:
     folder = study.out.parent / "it's a folder"
     folder.mkdir()
     (folder / "study.py").write_text(
-        "from pathlib import Path\nfrom bltjax.scaling.plan import Study\n"
+        "from pathlib import Path\nfrom bltjax.scaling.study import Study\n"
         f"study = Study(out=Path('out'), corpus={study.corpus!r}, preset=('byte-tiny',), budgets=(2e8, 2e9),\n"
         "    row_bytes=32, batch=8, heldout_percent=20, heldout_bytes=2000)\n"
     )

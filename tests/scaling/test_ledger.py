@@ -10,7 +10,7 @@ from bltjax.scaling import ledger
 from bltjax.scaling.edges import predictions
 from bltjax.scaling.footprint import Footprint
 from bltjax.scaling.ledger import Table, hours_text, money_text
-from bltjax.scaling.plan import Study
+from bltjax.scaling.study import Study
 from tests.scaling.test_spend import MACHINE, WIDE, costed
 
 FREE = dataclasses.replace(MACHINE, price=None, currency=None, fraction={})

@@ -1,11 +1,11 @@
 import dataclasses
-import re
 
 import pytest
 
 from bltjax.config import PatcherConfig, RowsConfig
 from bltjax.presets import preset
-from bltjax.scaling.plan import RowFacts, Study, learning_rate_rule, plan_run, plan_table, run_hash
+from bltjax.scaling.plan import RowFacts, plan_run, plan_table, run_hash
+from bltjax.scaling.study import Study
 
 FACTS = RowFacts(
     corpus_bytes=1_000_000, positions=256, mean_row_bytes=250.0, unit_bytes=4.0, byte_fill=0.97, slot_fill=0.9
@@ -59,55 +59,6 @@ def test_a_budget_below_one_step_is_refused_before_anything_is_computed():
         blt_plan(Study(), budget=1e5)
     with pytest.raises(ValueError, match="share of the entropy model's training"):
         blt_plan(Study(accounting="full", entropy_bytes=1e9))
-
-
-@pytest.mark.parametrize(
-    ("flags", "named"),
-    [
-        ({"preset": ("blt-40m",)}, "blt-400m"),
-        ({"sizes": ("cpu-9",)}, "preset='blt-cpu-9'"),
-        ({"budgets": ()}, "budgets"),
-        ({"budgets": (1e11, 1e11)}, "budgets"),
-        ({"budgets": (float("nan"),)}, "budgets"),
-        ({"seeds": (1, 1)}, "seeds"),
-        ({"patch_sizes": (0.5,)}, "mean_patch_bytes"),
-        ({"patch_lengths": (0,)}, "patcher.size=0"),
-        ({"patch_lengths": ()}, "patch_lengths"),
-        ({"delimiter_tokens": 256}, "delimiter_tokens=256"),
-        ({"preset": ("blt-space-cpu-9",)}, "preset='blt-cpu-9'"),
-        ({"peak_rate": 0.0}, "peak_rate"),
-        ({"entropy_model": "byte-tiny"}, "entropy_model"),
-        ({"preset": ("entropy-tiny",)}, "entropy-tiny"),
-        ({"stride_bytes": 1000}, "stride_bytes"),
-        ({"heldout_percent": 0.0}, "heldout_percent"),
-        ({"row_bytes": 1}, "rows.bytes"),
-        ({"corpus_bytes": 0}, "corpus_bytes"),
-        ({"cooldown": 1.0}, "cooldown=1.0"),
-        ({"warmup_steps": -1}, "warmup_steps=-1"),
-    ],
-)
-def test_flags_that_make_no_study_are_refused_by_name(flags, named):
-    with pytest.raises(ValueError, match=re.escape(named)):
-        Study(**flags)
-
-
-def test_dtype_and_remat_reach_every_model():
-    study = Study(dtype="bfloat16", remat="full")
-    models = [*study.models().values(), study.patcher_model()]
-    assert {(model.compute.dtype, model.compute.remat) for model in models} == {("bfloat16", "full")}
-
-
-def test_presets_take_the_place_of_families_and_sizes():
-    assert list(Study(preset=("byte-tiny", "blt-tiny"), budgets=(1e10,)).models()) == ["byte-tiny", "blt-tiny"]
-    assert list(Study(families=("token",), sizes=("cpu-1", "cpu-0")).models()) == ["token-cpu-1", "token-cpu-0"]
-
-
-def test_the_learning_rate_follows_the_narrowest_tower():
-    study = Study(peak_rate=8e-3)
-    assert learning_rate_rule(study, preset("blt-8b")) == pytest.approx(4e-4)
-    assert learning_rate_rule(study, preset("token-470m")) == pytest.approx(4e-4)
-    assert learning_rate_rule(study, preset("megabyte-1.3b")) == pytest.approx(5e-4)  # its local model's width is 1,024
-    assert learning_rate_rule(study, preset("spacebyte-793m")) == pytest.approx(8e-3 * 64 / 768)
 
 
 def test_a_run_is_another_one_when_anything_that_it_depends_on_is():
@@ -164,17 +115,6 @@ def test_a_run_that_leaves_a_trunk_has_the_steps_of_one_that_is_trained_alone():
         assert leaves.train.optim.warmup_steps == blt_plan(study, 1e10).train.steps // 10
     assert blt_plan(study, 4e10).train.optim.warmup_steps > blt_plan(shared, 4e10).train.optim.warmup_steps
     assert blt_plan(dataclasses.replace(study, warmup_steps=3)).train.optim.warmup_steps == 3
-
-
-def test_each_rule_has_the_sizes_that_are_asked_for():
-    study = Study(patch_sizes=(3.0, 4.5), patch_lengths=(2, 6))
-    assert [p.mean_patch_bytes for p in study.patchers_of("blt-cpu-0")] == [3.0, 4.5]
-    assert [(p.variant, p.mean_patch_bytes) for p in study.patchers_of("blt-monotonic-cpu-0")] == [
-        ("monotonic", 3.0), ("monotonic", 4.5)
-    ]  # fmt: skip
-    assert [(p.rule, p.size) for p in study.patchers_of("blt-strided-cpu-0")] == [("strided", 2), ("strided", 6)]
-    assert [p.rule for p in study.patchers_of("spacebyte-cpu-0")] == ["space"]
-    assert study.patchers_of("megabyte-cpu-0") == study.patchers_of("token-cpu-0") == (None,)
 
 
 def test_a_series_names_the_patch_size_only_where_there_are_several():

@@ -10,9 +10,9 @@ from bltjax.presets import preset
 from bltjax.scaling import probe as room
 from bltjax.scaling.forecast import forecast
 from bltjax.scaling.machines import Machine
-from bltjax.scaling.plan import Study
 from bltjax.scaling.probe import FIRST_STEPS, fraction_toml, probe, probe_study, random_batch, step_seconds
 from bltjax.scaling.spend import label_of, row_flops
+from bltjax.scaling.study import Study
 
 HERE = Machine("here", datetime.date(2026, 1, 1), "a processor", "cpu", 2, 8e9, {"float32": 1e9})
 TRAIN = TrainConfig(preset("byte-tiny"), 5, rows=RowsConfig(32, None, 8))

@@ -10,8 +10,8 @@ from bltjax.scaling.edges import Prediction
 from bltjax.scaling.footprint import Footprint
 from bltjax.scaling.forecast import forecast
 from bltjax.scaling.machines import Machine
-from bltjax.scaling.plan import Study
 from bltjax.scaling.spend import OverCap, bill, input_positions, label_of, row_flops
+from bltjax.scaling.study import Study
 
 TODAY = datetime.date(2026, 1, 31)
 MACHINE = Machine(

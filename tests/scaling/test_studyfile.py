@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import tyro
 
-from bltjax.scaling.plan import Study
+from bltjax.scaling.study import Study
 from bltjax.scaling.studyfile import RUNNER, command, read_study
 
 STUDIES = (
@@ -28,7 +28,7 @@ def test_the_command_that_is_named_runs_the_same_study(study):
 
 def test_a_study_is_read_from_its_file(tmp_path):
     path = tmp_path / "mine.py"
-    path.write_text("from bltjax.scaling.plan import Study\nstudy = Study(budgets=(1e11, 3e11), seeds=(4,))\n")
+    path.write_text("from bltjax.scaling.study import Study\nstudy = Study(budgets=(1e11, 3e11), seeds=(4,))\n")
     assert read_study(path) == Study(budgets=(1e11, 3e11), seeds=(4,))
 
 
@@ -40,8 +40,8 @@ def test_a_study_is_read_from_its_file(tmp_path):
         ("study = 3", "has a `study` that is a int"),
         ("study = (", "fails with SyntaxError"),
         ("import nowhere_at_all", "fails with ModuleNotFoundError: No module named 'nowhere_at_all'"),
-        ("from bltjax.scaling.plan import Study\nstudy = Study(budgets=())", "fails with ValueError: budgets=()"),
-        ("from bltjax.scaling.plan import Study\nstudy = Study(buget=3)", "fails with TypeError"),
+        ("from bltjax.scaling.study import Study\nstudy = Study(budgets=())", "fails with ValueError: budgets=()"),
+        ("from bltjax.scaling.study import Study\nstudy = Study(buget=3)", "fails with TypeError"),
     ],
 )
 def test_a_file_without_a_study_is_refused(text, message, tmp_path):

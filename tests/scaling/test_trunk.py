@@ -17,8 +17,9 @@ from bltjax.scaling.fit import own_table, points_of
 from bltjax.scaling.fit.resample import weights
 from bltjax.scaling.forecast import forecast
 from bltjax.scaling.inputs import Inputs
-from bltjax.scaling.plan import Study, plan_run
+from bltjax.scaling.plan import plan_run
 from bltjax.scaling.store import read_json
+from bltjax.scaling.study import Study
 from bltjax.scaling.sweep import plan_study, run_of, run_study
 from bltjax.scaling.trunk import Trunk, branch_off, computed, jobs, leave, saved_steps, trunk_hash
 from bltjax.train import fit, load_params

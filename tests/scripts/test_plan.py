@@ -38,7 +38,7 @@ peak = { float32 = 1e9 }
 def files(tmp_path: Path, texts: str) -> Path:
     (tmp_path / "machines.toml").write_text(MACHINES)
     (tmp_path / "study.py").write_text(
-        "from pathlib import Path\nfrom bltjax.scaling.plan import Study\n"
+        "from pathlib import Path\nfrom bltjax.scaling.study import Study\n"
         f"study = Study(out=Path({str(tmp_path / 'out')!r}), corpus=({texts!r},), preset=('byte-tiny', 'token-tiny'),\n"
         "    budgets=(2e8, 6e8), row_bytes=32, batch=8, heldout_percent=20, heldout_bytes=2000)\n"
     )

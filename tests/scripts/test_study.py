@@ -27,7 +27,7 @@ SCRIPT = ROOT / "scripts" / "study.py"
 @pytest.fixture
 def file(texts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "study.py").write_text(
-        "from pathlib import Path\nfrom bltjax.scaling.plan import Study\n"
+        "from pathlib import Path\nfrom bltjax.scaling.study import Study\n"
         f"study = Study(out=Path('out'), corpus=({texts!r},), preset=('byte-tiny',), budgets=(6e8, 2e8),\n"
         "    row_bytes=32, batch=8, heldout_percent=20, heldout_bytes=2000)\n"
     )

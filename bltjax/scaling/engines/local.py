@@ -13,8 +13,8 @@ from typing import IO
 from bltjax.runtime import stop_on_signals
 from bltjax.scaling.inputs import Inputs
 from bltjax.scaling.jobs import Outcome, attempt, done
-from bltjax.scaling.plan import Study
 from bltjax.scaling.store import Run
+from bltjax.scaling.study import Study
 
 STOPPED = 75  # status of a process that was stopped, of sysexits.h: a failure that will pass, so try again
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import tyro
 
-from bltjax.scaling.plan import Study
+from bltjax.scaling.study import Study
 from bltjax.scaling.studyfile import read_study
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -47,7 +47,7 @@ def workers(mark: str) -> list[int]:
 def test_every_run_is_done_once_though_workers_are_killed_at_random(texts, tmp_path):
     file = tmp_path / "study.py"
     file.write_text(
-        "from pathlib import Path\nfrom bltjax.scaling.plan import Study\n"
+        "from pathlib import Path\nfrom bltjax.scaling.study import Study\n"
         f"study = Study(out=Path('out'), corpus=({texts!r},), preset=('byte-tiny',), budgets=(6e8, 2e9),\n"
         "    seeds=(0, 1, 2, 3), row_bytes=32, batch=8, heldout_percent=20, heldout_bytes=2000)\n"
     )

@@ -32,7 +32,7 @@ def test_without_submitit_one_line_says_what_to_install(monkeypatch, tmp_path):
 @pytest.fixture
 def tasks(texts, tmp_path) -> list[Task]:
     (tmp_path / "study.py").write_text(
-        "from pathlib import Path\nfrom bltjax.scaling.plan import Study\n"
+        "from pathlib import Path\nfrom bltjax.scaling.study import Study\n"
         f"study = Study(out=Path('out'), corpus=({texts!r},), preset=('byte-tiny',), budgets=(2e9, 2e8),\n"
         "    row_bytes=32, batch=8, heldout_percent=20, heldout_bytes=2000)\n"
     )

@@ -1,0 +1,57 @@
+import re
+
+import pytest
+
+from bltjax.scaling.study import Study
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ({"preset": ("blt-40m",)}, "blt-400m"),
+        ({"sizes": ("cpu-9",)}, "preset='blt-cpu-9'"),
+        ({"budgets": ()}, "budgets"),
+        ({"budgets": (1e11, 1e11)}, "budgets"),
+        ({"budgets": (float("nan"),)}, "budgets"),
+        ({"seeds": (1, 1)}, "seeds"),
+        ({"patch_sizes": (0.5,)}, "mean_patch_bytes"),
+        ({"patch_lengths": (0,)}, "patcher.size=0"),
+        ({"patch_lengths": ()}, "patch_lengths"),
+        ({"delimiter_tokens": 256}, "delimiter_tokens=256"),
+        ({"preset": ("blt-space-cpu-9",)}, "preset='blt-cpu-9'"),
+        ({"peak_rate": 0.0}, "peak_rate"),
+        ({"entropy_model": "byte-tiny"}, "entropy_model"),
+        ({"preset": ("entropy-tiny",)}, "entropy-tiny"),
+        ({"stride_bytes": 1000}, "stride_bytes"),
+        ({"heldout_percent": 0.0}, "heldout_percent"),
+        ({"row_bytes": 1}, "rows.bytes"),
+        ({"corpus_bytes": 0}, "corpus_bytes"),
+        ({"cooldown": 1.0}, "cooldown=1.0"),
+        ({"warmup_steps": -1}, "warmup_steps=-1"),
+    ],
+)
+def test_flags_that_make_no_study_are_refused_by_name(flags, named):
+    with pytest.raises(ValueError, match=re.escape(named)):
+        Study(**flags)
+
+
+def test_dtype_and_remat_reach_every_model():
+    study = Study(dtype="bfloat16", remat="full")
+    models = [*study.models().values(), study.patcher_model()]
+    assert {(model.compute.dtype, model.compute.remat) for model in models} == {("bfloat16", "full")}
+
+
+def test_presets_take_the_place_of_families_and_sizes():
+    assert list(Study(preset=("byte-tiny", "blt-tiny"), budgets=(1e10,)).models()) == ["byte-tiny", "blt-tiny"]
+    assert list(Study(families=("token",), sizes=("cpu-1", "cpu-0")).models()) == ["token-cpu-1", "token-cpu-0"]
+
+
+def test_each_rule_has_the_sizes_that_are_asked_for():
+    study = Study(patch_sizes=(3.0, 4.5), patch_lengths=(2, 6))
+    assert [p.mean_patch_bytes for p in study.patchers_of("blt-cpu-0")] == [3.0, 4.5]
+    assert [(p.variant, p.mean_patch_bytes) for p in study.patchers_of("blt-monotonic-cpu-0")] == [
+        ("monotonic", 3.0), ("monotonic", 4.5)
+    ]  # fmt: skip
+    assert [(p.rule, p.size) for p in study.patchers_of("blt-strided-cpu-0")] == [("strided", 2), ("strided", 6)]
+    assert [p.rule for p in study.patchers_of("spacebyte-cpu-0")] == ["space"]
+    assert study.patchers_of("megabyte-cpu-0") == study.patchers_of("token-cpu-0") == (None,)
