@@ -108,6 +108,18 @@ def conclude(
     say(f"\n{comparison_table(found)}\n\nTables and figures: {settings.out}")
 
 
+def ablate(
+    settings: Settings, studies: Studies, baseline: str, title: str, arm: Callable[[Row], str] = arm_of
+) -> list[Row]:
+    """Runs studies and compares their arms with the baseline; with settings.plan it only prints the runs."""
+    if settings.plan:
+        show_plan(studies)
+        return []
+    rows = run_all(studies, settings)
+    conclude(studies, settings, rows, baseline, title, arm)
+    return rows
+
+
 def show_plan(studies: Studies) -> None:
     """Prints the runs of studies; nothing is made."""
     for name, study in studies.items():
