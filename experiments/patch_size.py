@@ -50,7 +50,9 @@ def studies(settings: Settings) -> Studies:
 
 def cells(rows: Sequence[Row]) -> list[Row]:
     """One row for each model, patch size and budget, its loss the mean over seeds."""
-    own = {series: [row for row in rows if row["series"] == series] for series in dict.fromkeys(r["series"] for r in rows)}
+    own = {
+        series: [row for row in rows if row["series"] == series] for series in dict.fromkeys(r["series"] for r in rows)
+    }
     return [dict(row) for group in own.values() for row in mean_over_seeds(group)]
 
 
