@@ -8,9 +8,10 @@ seed); without --corpus it reads the standard library of the running Python. Eve
 that its FLOPs are the budget: the grid of Compute Optimal Tokenization (arXiv 2605.01188; 5e18 to 2e21 FLOPs there).
 
 Expected: the best size grows with the budget, whatever the patch size, as there. Between patch sizes at the best size
-less than 0.05 bits per byte and no clear order: the local models, which read every byte, take four fifths of the FLOPs
-here, so larger patches save little. That paper's best patch, 3.7 bytes at 1e20 FLOPs and falling with the budget, is
-out of reach; so are its exponents, of which this grid gives bounds at best. One seed orders nothing closer than 0.03.
+less than 0.05 bits per byte and no clear order: in the two smaller models the local ones, which read every byte, take
+four fifths of the FLOPs, so larger patches save little. That paper's best patch, 3.7 bytes at 1e20 FLOPs and falling
+with the budget, is out of reach; so are its exponents, of which this grid gives bounds at best. One seed orders nothing
+closer than 0.03.
 
 It leaves in runs/patch_size (or --out) what experiments/isoflop.py does, and
 
@@ -102,16 +103,17 @@ def figure(rows: Sequence[Row], about: str) -> Figure:
             for place, preset in enumerate(dict.fromkeys(row["preset"] for row in grid)):
                 own = [row for row in grid if (row["budget"], row["preset"]) == (budget, preset)]
                 own.sort(key=lambda row: row["bytes_per_unit"])
+                x, y = [row["bytes_per_unit"] for row in own], [row["heldout_bits_per_byte"] for row in own]
                 axes.plot(
-                    [row["bytes_per_unit"] for row in own], [row["heldout_bits_per_byte"] for row in own],
-                    marker=MARKERS[place], color=COLOURS[place], label=count_text(own[0]["parameters_non_embedding"]),
+                    x, y, marker=MARKERS[place], color=COLOURS[place],
+                    label=f"N = {count_text(own[0]['parameters_non_embedding'])}",
                 )  # fmt: skip
             axes.set_title(f"{flops_text(budget)} FLOPs", fontsize=9)
             axes.set_xlabel("bytes per patch")
             axes.sharey(panels[0])
             axes.tick_params(labelleft=axes is panels[0])
         panels[0].set_ylabel("bits per byte, held-out documents")
-        panels[-1].legend(title="parameters", fontsize=8)
+        drawn.legend(*panels[0].get_legend_handles_labels(), loc="upper right", ncols=3, fontsize=8)
         drawn.suptitle("Patch size and model size at equal training compute", x=0.02, ha="left", fontsize=11)
         return drawn
 
