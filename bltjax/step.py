@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from bltjax import families
 from bltjax.attention import backend_of, prove
 from bltjax.batch import Batch
-from bltjax.config import ModelConfig, OptimConfig
+from bltjax.config import ModelConfig, OptimConfig, TransformerConfig
 from bltjax.loss import Sums, loss_sums, real_bytes, row_sums
 from bltjax.optim import adamw, judge, no_recent
 from bltjax.parallel import summed_over_replicas
@@ -252,7 +252,9 @@ def on_devices(model: ModelConfig, mesh: Mesh) -> ModelConfig:
     device = mesh.devices.flat[0]
     backend = model.compute.attention
     if backend == "auto":
-        backend = backend_of(device.platform)
+        towers = [tower for tower in vars(model).values() if isinstance(tower, TransformerConfig)]
+        best = {backend_of(device.platform, model.compute.dtype, tower.head_width) for tower in towers}
+        backend = best.pop() if len(best) == 1 else "reference"  # one for the whole model
     if backend != "reference" and jax.local_devices()[0].client is device.client:
         prove(backend, jax.local_devices()[0])
     return dataclasses.replace(model, compute=dataclasses.replace(model.compute, attention=backend))
