@@ -1,7 +1,7 @@
 """What the models of a study are called, and how text is cut for them: one model may stand in several series.
 
 A name is that of a preset, `byte-cpu-0`, or of a BLT with its rule in front of the size: `blt-space-cpu-0` is the model
-`blt-cpu-0` on patches after spaces. `blt` alone is `blt-entropy`.
+`blt-cpu-0` on patches after spaces. `blt` alone is `blt-entropy`. After a plus it has the name of a variant.
 """
 
 from collections.abc import Mapping
@@ -47,7 +47,7 @@ def named(name: str) -> tuple[str, ModelConfig]:
 
 def rule_of(name: str) -> PatcherConfig | None:
     """How text is cut for the model of a name, sizes left at their defaults; None where it reads no patches."""
-    family, model = named(name)
+    family, model = named(name.partition("+")[0])  # a variant is cut for as its preset is
     return RULES.get(family, usual_patcher(model))
 
 
@@ -56,3 +56,14 @@ def patch_size(wanted: PatcherConfig | None) -> float | None:
     if wanted is None or wanted.rule not in ("entropy", "strided"):
         return None
     return wanted.mean_patch_bytes if wanted.rule == "entropy" else float(wanted.size)
+
+
+def series_of(name: str, size: float | None = None) -> str:
+    """What the model of a name is compared as: its family and variant, whatever its size: `blt-6+no-hash`.
+
+    Args:
+      size: bytes per patch, where its study has several.
+    """
+    base, mark, variant = name.partition("+")
+    family = named(base)[0]
+    return f"{family if size is None else f'{family}-{size:g}'}{mark}{variant}"

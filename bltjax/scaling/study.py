@@ -6,13 +6,16 @@ A budget is a number of training FLOPs.
 import dataclasses
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from bltjax.config import EntropyModelConfig, ModelConfig, PatcherConfig, RowsConfig, TokenTransformerConfig
 from bltjax.flops import Accounting, flops_per_byte
 from bltjax.presets import preset
 from bltjax.scaling.schedules import Schedule, check_schedule
 from bltjax.scaling.series import Family, named, patch_size, rule_of
+from bltjax.scaling.variants import Variant
 
 NOMINAL_BYTES = 4.0  # of a token or a patch, before it is measured; only to refuse budgets that are far too small
 
@@ -31,6 +34,9 @@ class Study:
     """Sizes of each family: the presets <family>-<size>."""
     preset: tuple[str, ...] = ()
     """Names of presets, in the place of families and sizes."""
+    variants: Annotated[tuple[Variant, ...], tyro.conf.Suppress] = ()
+    """Changed presets, after those of `preset`, in the place of families and sizes. One of an entropy model is to be
+    named, as <preset>+<name>, in entropy_model."""
     budgets: tuple[float, ...] = (8e10, 2e11, 5e11)
     """Training FLOPs of a run."""
     seeds: tuple[int, ...] = (0,)
@@ -103,8 +109,11 @@ class Study:
             PatcherConfig(rule="strided", size=length)
         if self.delimiter_tokens <= 256:
             raise ValueError(f"delimiter_tokens={self.delimiter_tokens}: 256 bytes and at least one token are needed.")
-        if not isinstance(preset(self.entropy_model), EntropyModelConfig):
+        if not isinstance(self._entropy_model(), EntropyModelConfig):
             raise ValueError(f"entropy_model={self.entropy_model!r}: name the preset of an entropy model.")
+        names = [*self.preset, *(variant.full_name for variant in self.variants)]
+        if len(set(names)) < len(names):
+            raise ValueError(f"variants={names}: give each name once.")
         for name, model in self.models().items():
             if isinstance(model, EntropyModelConfig):
                 raise ValueError(
@@ -119,14 +128,20 @@ class Study:
 
     def models(self) -> dict[str, ModelConfig]:
         """The models of the study by name, computed as it asks for."""
-        names = self.preset or tuple(f"{family}-{size}" for family in self.families for size in self.sizes)
-        return {name: self._computed(named(name)[1]) for name in names}
+        variants = {each.full_name: each.model() for each in self.variants if each.full_name != self.entropy_model}
+        ladders = () if variants else tuple(f"{family}-{size}" for family in self.families for size in self.sizes)
+        models = {name: named(name)[1] for name in self.preset or ladders}
+        return {name: self._computed(model) for name, model in (models | variants).items()}
 
     def patcher_model(self) -> EntropyModelConfig:
         """The model whose entropies set the patches."""
-        model = self._computed(preset(self.entropy_model))
+        model = self._computed(self._entropy_model())
         assert isinstance(model, EntropyModelConfig)
         return model
+
+    def _entropy_model(self) -> ModelConfig:
+        changed = {variant.full_name: variant for variant in self.variants}.get(self.entropy_model)
+        return preset(self.entropy_model) if changed is None else changed.model()
 
     def _computed(self, model: ModelConfig) -> ModelConfig:
         compute = dataclasses.replace(model.compute, dtype=self.dtype, remat=self.remat)

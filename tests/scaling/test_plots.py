@@ -107,3 +107,8 @@ def test_speeds_are_joined_in_the_order_of_budgets():
     axes = speed_figure(rows, "About.").axes[0]
     assert [line.get_xydata().tolist() for line in axes.lines] == [[[2.5, 100.0], [2.0, 50.0]]] * 2
     assert [text.get_text() for text in axes.texts] == ["1e10", "3e10"] * 2
+
+
+def test_a_variant_is_named_after_its_family():
+    assert series_name("blt+no-hash") == "BLT, entropy patches: no-hash"
+    assert series_name("blt-6+no-hash-2") == "BLT, entropy patches of 6 bytes: no-hash-2"
