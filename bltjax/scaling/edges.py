@@ -22,6 +22,7 @@ from bltjax.flops import non_embedding_parameters
 from bltjax.scaling.fit import fit_law, own_table, points_of, read_table
 from bltjax.scaling.plan import RunPlan
 from bltjax.scaling.plots import count_text, flops_text
+from bltjax.scaling.series import size_name
 
 BYTES_PER_PARAMETER = 60.0
 _GRID = 401  # sizes between the smallest and the largest at which a law is asked
@@ -123,15 +124,16 @@ def predictions(
     found: list[Prediction] = []
     small: list[str] = []
     without: list[str] = []
-    grids: dict[str, dict[float, dict[int, float]]] = {}
+    grids: dict[tuple[str, str], dict[float, dict[int, float]]] = {}  # of a vocabulary each
     for plan in plans:
-        size = non_embedding_parameters(plan.train.model)
-        grids.setdefault(plan.series, {}).setdefault(plan.budget, {})[size] = plan.bytes
-    for series, budgets in grids.items():
+        size, grid = non_embedding_parameters(plan.train.model), plan.name.removeprefix(size_name(plan.name))
+        grids.setdefault((plan.series, grid), {}).setdefault(plan.budget, {})[size] = plan.bytes
+    for (name, grid), budgets in grids.items():
+        series = f"{name}{grid}"
         if len(next(iter(budgets.values()))) < 3:
             small.append(series)
             continue
-        law = (laws or {}).get(series)
+        law = (laws or {}).get(name)
         if laws is not None and law is None:
             without.append(series)
         rule = f"{ratio:g} bytes a parameter" if law is None else "the law of the earlier study"

@@ -98,6 +98,8 @@ def forecast(study: Study, say: Callable[[str], None], prepare: bool = False) ->
     """
     inputs = Inputs(study, say) if prepare or is_prepared(study) else None
     text = _text(study, inputs)
+    if inputs is not None and prepare:
+        inputs.make_tokenizers()
     runs = []
     for name, model in study.models().items():
         for wanted in study.patchers_of(name):

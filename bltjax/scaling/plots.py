@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
 from bltjax.scaling.fit import IsoFLOP, frontier, isoflop
+from bltjax.scaling.fit.vocabularies import chosen, swept
 from bltjax.scaling.store import replace_file
 
 Row = Mapping[str, Any]
@@ -204,9 +205,9 @@ def mean_over_seeds(rows: Sequence[Row]) -> list[Row]:
 
 
 def best_of_budgets(rows: Sequence[Row]) -> list[Row]:
-    """The size of the smallest loss (mean over seeds) at each budget, cheapest budget first; rows of one series."""
+    """The size (and vocabulary) of least loss, mean over seeds, at each budget, cheapest first; rows of one series."""
     best: dict[float, Row] = {}
-    for row in mean_over_seeds(rows):
+    for row in mean_over_seeds(chosen(rows)):
         found = best.get(row["budget"])
         if found is None or row["heldout_bits_per_byte"] < found["heldout_bits_per_byte"]:
             best[row["budget"]] = row
@@ -214,8 +215,8 @@ def best_of_budgets(rows: Sequence[Row]) -> list[Row]:
 
 
 def isoflop_fits(rows: Sequence[Row]) -> dict[float, IsoFLOP]:
-    """The parabola of each budget at which there are at least three sizes; rows of one series."""
-    fits = {}
+    """The parabola of each budget with at least three sizes, each with its best vocabulary; rows of one series."""
+    fits, rows = {}, chosen(rows)
     for budget in sorted({row["budget"] for row in rows}):
         own = [row for row in rows if row["budget"] == budget]
         if len({row["parameters_non_embedding"] for row in own}) >= 3:
@@ -224,9 +225,24 @@ def isoflop_fits(rows: Sequence[Row]) -> dict[float, IsoFLOP]:
     return fits
 
 
+def vocabularies_text(rows: Sequence[Row]) -> str:
+    """Which vocabulary counts where a study has several, for captions; "" where it has not."""
+    parts = []
+    for series, all_of_them in swept(rows).items():
+        best = best_of_budgets([row for row in rows if row["series"] == series])
+        at = ", ".join(f"{row['vocabulary']:,.0f} at {flops_text(row['budget'])}" for row in best)
+        words = ", ".join(f"{tokens:,}" for tokens in all_of_them)
+        parts.append(f"{series_name(series)} of vocabularies {words}: at each size and budget that of the least loss "
+                     f"(mean over seeds) counts; of the best size it is {at}.")  # fmt: skip
+    return " ".join(parts)
+
+
 def isoflop_figure(rows: Sequence[Row], caption: str) -> Figure:
-    """Bits per byte against model size at each budget, with parabolas and the optima that were bracketed."""
-    series, fits = rows[0]["series"], isoflop_fits(rows)
+    """Bits per byte against model size at each budget, with parabolas and the optima that were bracketed.
+
+    Of several vocabularies at a size and budget all but the best are pale.
+    """
+    series, fits, everything, rows = rows[0]["series"], isoflop_fits(rows), rows, chosen(rows)
     with matplotlib.rc_context(STYLE):
         figure, axes = _new(caption)
         for index, budget in enumerate(sorted({row["budget"] for row in rows})):
@@ -234,6 +250,11 @@ def isoflop_figure(rows: Sequence[Row], caption: str) -> Figure:
             colour = _COLOURS[index % len(_COLOURS)]
             x, y = [r["parameters_non_embedding"] for r in own], [r["heldout_bits_per_byte"] for r in own]
             fit = fits.get(budget)
+            pale = [r for r in everything if r["budget"] == budget and r not in own]
+            axes.plot(
+                [r["parameters_non_embedding"] for r in pale], [r["heldout_bits_per_byte"] for r in pale], linestyle="",
+                marker=_MARKERS[index % len(_MARKERS)], color=colour, markersize=4, alpha=0.3, markeredgewidth=0,
+            )  # fmt: skip
             axes.plot(
                 x, y, linestyle="", marker=_MARKERS[index % len(_MARKERS)], color=colour, markersize=6,
                 label=f"{flops_text(budget)} FLOPs: {verdict(fit)}",
@@ -248,7 +269,7 @@ def isoflop_figure(rows: Sequence[Row], caption: str) -> Figure:
                     axes.plot(
                         [fit.optimum], [fit.loss], marker="*", color=colour, markersize=13, markeredgecolor="white"
                     )
-        sizes = sorted({row["parameters_non_embedding"] for row in rows})
+        sizes = sorted({row["parameters_non_embedding"] for row in everything})
         _log_axis(axes, sizes, count_text, "parameters without byte, token and hash embeddings")
         _legend(axes)
         axes.set_title(f"IsoFLOP: {series_name(series)}", loc="left", fontsize=11)

@@ -12,7 +12,7 @@ from bltjax.config import EntropyModelConfig, ModelConfig, PatcherConfig, RowsCo
 from bltjax.flops import Accounting, flops_per_byte
 from bltjax.presets import preset
 from bltjax.scaling.schedules import Schedule, check_schedule
-from bltjax.scaling.series import Family, named, patch_size, rule_of
+from bltjax.scaling.series import Family, named, patch_size, rule_of, with_vocabulary
 
 NOMINAL_BYTES = 4.0  # of a token or a patch, before it is measured; only to refuse budgets that are far too small
 
@@ -39,6 +39,8 @@ class Study:
     """Mean bytes per patch that thresholds are calibrated to, on the training split."""
     patch_lengths: tuple[int, ...] = (4,)
     """Bytes of a patch of blt-strided."""
+    vocabularies: tuple[int, ...] = ()
+    """Tokens of the BPE of token models, each trained with each; none: their presets' own."""
     delimiter_tokens: int = 2048
     """Tokens of the BPE whose tokens are the patches of blt-bpe."""
     accounting: Accounting = "paper"
@@ -75,9 +77,9 @@ class Study:
     """Whether the last checkpoint of each run stays, and that of every point where one left a trunk."""
 
     def __post_init__(self) -> None:
-        for name in ("families", "sizes", "preset", "budgets", "seeds", "patch_sizes", "patch_lengths"):
+        for name in ("families", "sizes", "preset", "budgets", "seeds", "patch_sizes", "patch_lengths", "vocabularies"):
             values = getattr(self, name)
-            if name != "preset" and not values:
+            if name not in ("preset", "vocabularies") and not values:
                 raise ValueError(f"{name}=(): give at least one.")
             if len(set(values)) < len(values):
                 raise ValueError(f"{name}={values!r}: give each value once.")
@@ -101,10 +103,15 @@ class Study:
             PatcherConfig(mean_patch_bytes=size)
         for length in self.patch_lengths:
             PatcherConfig(rule="strided", size=length)
+        wrong = [tokens for tokens in self.vocabularies if tokens <= 256]
+        if wrong:
+            raise ValueError(f"vocabularies={wrong}: 256 bytes and at least one token are needed.")
         if self.delimiter_tokens <= 256:
             raise ValueError(f"delimiter_tokens={self.delimiter_tokens}: 256 bytes and at least one token are needed.")
         if not isinstance(preset(self.entropy_model), EntropyModelConfig):
             raise ValueError(f"entropy_model={self.entropy_model!r}: name the preset of an entropy model.")
+        if self.vocabularies and not any(isinstance(m, TokenTransformerConfig) for m in self.models().values()):
+            raise ValueError(f"vocabularies={self.vocabularies!r}: the study has no token model that could have them.")
         for name, model in self.models().items():
             if isinstance(model, EntropyModelConfig):
                 raise ValueError(
@@ -120,7 +127,13 @@ class Study:
     def models(self) -> dict[str, ModelConfig]:
         """The models of the study by name, computed as it asks for."""
         names = self.preset or tuple(f"{family}-{size}" for family in self.families for size in self.sizes)
-        return {name: self._computed(named(name)[1]) for name in names}
+        return {each: self._computed(named(each)[1]) for name in names for each in self._sizes_of(name)}
+
+    def _sizes_of(self, name: str) -> tuple[str, ...]:
+        """A name, or one for each vocabulary that is asked for."""
+        if self.vocabularies and isinstance(named(name)[1], TokenTransformerConfig):
+            return tuple(with_vocabulary(name, tokens) for tokens in self.vocabularies)
+        return (name,)
 
     def patcher_model(self) -> EntropyModelConfig:
         """The model whose entropies set the patches."""

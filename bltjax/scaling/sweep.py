@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from bltjax.checkpoint import Checkpoints
-from bltjax.config import PatcherConfig, TokenTransformerConfig, config_hash, to_dict
+from bltjax.config import PatcherConfig, config_hash, to_dict
 from bltjax.flops import non_embedding_parameters, parameters
 from bltjax.metrics import Progress, duration
 from bltjax.runtime import Stopped
 from bltjax.scaling import plots
+from bltjax.scaling.fit.vocabularies import best_vocabulary, swept, vocabulary_of
 from bltjax.scaling.inputs import Inputs
 from bltjax.scaling.plan import RowFacts, RunPlan, plan_run, plan_table, run_hash
 from bltjax.scaling.plots import count_text, flops_text
@@ -36,12 +37,8 @@ def plan_study(study: Study, inputs: Inputs, only: Cut | None = None) -> list[Ru
     Raises:
       ValueError: for a budget of less than one step.
     """
-    for name, model in study.models().items():
-        for wanted in study.patchers_of(name):
-            if only is not None and only != (name, wanted):
-                continue
-            if isinstance(model, TokenTransformerConfig) or (wanted is not None and wanted.rule == "bpe"):
-                inputs.source(model, wanted, "train")  # text too short for a tokenizer shows before a model is trained
+    if only is None or study.vocabularies:
+        inputs.make_tokenizers()  # text too short for one of them shows before a model is trained
     plans = []
     for name, model in study.models().items():
         for wanted in study.patchers_of(name):
@@ -168,6 +165,7 @@ def table_row(manifest: Json) -> Row:
         "family": manifest["family"],
         "series": manifest["series"],
         "preset": manifest["preset"],
+        "vocabulary": vocabulary_of(manifest),
         "seed": config["seed"],
         "budget": manifest["budget"],
         "accounting": flops[accounting]["version"],
@@ -263,16 +261,18 @@ def caption(rows: Sequence[Row], study: Study, inputs: Inputs) -> str:
         f"split off by hash, in windows of {study.row_bytes} bytes with {study.stride} new ones each; losses at the "
         f"end of each run's schedule, {study.schedule}. FLOPs: {rows[0]['accounting']}, with measured bytes per patch "
         f"and token. N leaves out byte, token and hash embeddings. Seeds: {seeds}. Parabolas in ln N, no intervals; "
-        "dotted where the runs do not bracket an optimum."
-    )
+        f"dotted where the runs do not bracket an optimum. {plots.vocabularies_text(rows)}"
+    ).strip()
 
 
 def summary(rows: Sequence[Row]) -> str:
     """The numbers that stand in the figures, for people."""
     head = ("series", "preset", "N", "budget", "FLOPs paper", "full", "MB", "epochs", "B/unit", "bits/byte")
-    form = "{:<10} {:<14} {:>7} {:>8} {:>11} {:>9} {:>7} {:>6} {:>6} {:>9}"
+    wide = max(14, *(len(row["preset"]) for row in rows))
+    form = f"{{:<10}} {{:<{wide}}} {{:>7}} {{:>8}} {{:>11}} {{:>9}} {{:>7}} {{:>6}} {{:>6}} {{:>9}}"
     lines = [form.format(*head)]
     optima = []
+    several, counts = swept(rows), {rows[index]["run"] for index in best_vocabulary(rows)}
     for series in dict.fromkeys(row["series"] for row in rows):
         own = [row for row in rows if row["series"] == series]
         best = {row["budget"]: row["preset"] for row in plots.best_of_budgets(own)}
@@ -283,11 +283,15 @@ def summary(rows: Sequence[Row]) -> str:
                 f"{row['bytes_seen'] / 1e6:.2f}", f"{row['epochs']:.2f}", f"{row['bytes_per_unit']:.2f}",
                 f"{row['heldout_bits_per_byte']:.4f}",
             )  # fmt: skip
-            lines.append(form.format(*values) + (" *" if best[row["budget"]] == row["preset"] else ""))
+            is_best = best[row["budget"]] == row["preset"]
+            is_chosen = row["run"] in counts and series in several
+            lines.append(form.format(*values) + (" *" if is_best else " +" if is_chosen else ""))
         fits = plots.isoflop_fits(own)
         optima += [
             f"{plots.series_name(series)} at {flops_text(budget)} FLOPs: {plots.verdict(fits.get(budget))}"
             for budget in sorted(best)
         ]
-    lines += ["* the best size of its series at its budget", "", "Parabolas in ln N:", *optima]
-    return "\n".join(lines)
+    lines.append("* the best size of its series at its budget")
+    if several:
+        lines += ["+ the best vocabulary of its size at its budget", "", plots.vocabularies_text(rows)]
+    return "\n".join([*lines, "", "Parabolas in ln N:", *optima])

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from bltjax.flops import ACCOUNTING_VERSIONS, Accounting
+from bltjax.scaling.fit.vocabularies import best_vocabulary, vocabulary_of
 
 MOST_EPOCHS = 4  # beyond these repeated data teach less, which none of the laws knows
 
@@ -159,6 +160,12 @@ class Points:
         return tuple(out)
 
 
+def _vocabulary_row(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    loss = manifest["result"]["heldout_bits_per_byte"]
+    named = {name: manifest[name] for name in ("series", "preset", "budget")}
+    return {**named, "vocabulary": vocabulary_of(manifest), "heldout_bits_per_byte": loss}
+
+
 def from_manifests(
     manifests: Sequence[Mapping[str, Any]], size: Size = "non_embedding", accounting: Accounting | None = None
 ) -> Points:
@@ -166,7 +173,7 @@ def from_manifests(
 
     Args:
       manifests: as the store has them. Several patch sizes give points with `patch_size`; a "trunk", where a
-        manifest has one, is the cluster.
+        manifest has one, is the cluster. Of several vocabularies the best at each size and budget counts.
       size: what N counts.
       accounting: how FLOPs are counted; by default as the budgets are.
 
@@ -186,6 +193,8 @@ def from_manifests(
         return values[0]
 
     family = only("families", [m["family"] for m in manifests])
+    if family == "token":
+        manifests = [manifests[index] for index in best_vocabulary([_vocabulary_row(m) for m in manifests])]
     chosen: Accounting = accounting or only("accountings", [m["accounting"] for m in manifests])
     version = only("accountings", [m["flops_per_byte"][chosen]["version"] for m in manifests])
     assert version == ACCOUNTING_VERSIONS[chosen]

@@ -11,6 +11,7 @@ from typing import Any
 
 from bltjax.flops import ACCOUNTING_VERSIONS
 from bltjax.scaling.fit import read_table
+from bltjax.scaling.fit.vocabularies import chosen
 from bltjax.scaling.store import Json, read_json
 from bltjax.scaling.sweep import table_row
 
@@ -74,6 +75,10 @@ class StudyData:
 
     def of(self, series: str) -> list[Row]:
         return [row for row in self.rows if row["series"] == series]
+
+    def counted(self, series: str) -> list[Row]:
+        """Those of them that laws and bowls are made of: of several vocabularies the best at each size and budget."""
+        return chosen(self.of(series))
 
     @property
     def seeds(self) -> tuple[int, ...]:

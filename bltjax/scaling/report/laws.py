@@ -125,7 +125,7 @@ def fit_series(data: StudyData, series: str, draws: int = DRAWS, seed: int = SEE
 def _points(data: StudyData, series: str, axis: str) -> Points:
     """From manifests where all are there, which know the shared part of the FLOPs; else from the table."""
     accounting: Accounting = "full" if axis == "flops_full" else "paper"
-    rows = data.of(series)
+    rows = data.counted(series)
     if all(row["run"] in data.manifests and row["epochs"] is not None for row in rows):
         # One series holds one patch size that was asked for; what was measured may differ by a hair.
         return from_manifests([data.manifests[row["run"]] for row in rows], accounting=accounting)

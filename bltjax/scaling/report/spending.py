@@ -198,7 +198,7 @@ def inference_classes(data: StudyData) -> list[list[tuple[str, str, float]]]:
     column = f"forward_flops_per_byte_{data.own_axis.removeprefix('flops_')}"
     cost: dict[tuple[str, str], float] = {}
     budgets: dict[tuple[str, str], set[float]] = {}
-    for row in data.rows:
+    for row in itertools.chain.from_iterable(map(data.counted, data.series)):
         key = row["series"], row["preset"]
         cost[key] = row[column]
         budgets.setdefault(key, set()).add(row["budget"])
@@ -232,7 +232,7 @@ def fixed_inference(data: StudyData, laws: Laws) -> list[Figure]:
         for axis, unit in units:
             marks, notes, curves = [], [], []
             for series, preset, _ in members:
-                rows = [row for row in data.of(series) if row["preset"] == preset]
+                rows = [row for row in data.counted(series) if row["preset"] == preset]
                 fit = laws[series].fit
                 try:
                     if fit is None:
