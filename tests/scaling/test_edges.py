@@ -113,8 +113,8 @@ def test_two_sizes_are_no_grid():
 
 
 def test_each_vocabulary_is_a_grid_of_its_own():
-    names = [f"token-cpu-{size}" for size in range(3)]
-    swept = [f"{name}-v512" for name in names]
+    names = tuple(f"token-cpu-{size}" for size in range(3))
+    swept = tuple(f"{name}-v512" for name in names)
     alone = [str(found).partition(" ")[2] for grid in (names, swept) for found in predictions(plans(names=grid))[0]]
     together, notes = predictions(plans(names=(*names, *swept)))
     assert [str(found).partition(" ")[2] for found in together] == alone and notes == []
