@@ -1,12 +1,13 @@
 """Figures over what was spent: losses and frontiers, gains over a baseline, equal inference, training curves."""
 
+import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 
-from bltjax.scaling.fit import Curve, compute_equivalent_gain, crossover
+from bltjax.scaling.fit import Curve, compute_equivalent_gain, crossover, measured_curve
 from bltjax.scaling.fit import frontier as hull
 from bltjax.scaling.plots import best_of_budgets, flops_text, series_name
 from bltjax.scaling.report.captions import NoData, caption
@@ -213,6 +214,15 @@ def inference_classes(data: StudyData) -> list[list[tuple[str, str, float]]]:
     return classes
 
 
+def _curve_of(data: StudyData, law: SeriesLaw, preset: str, unit: Literal["flops", "bytes", "seconds"]) -> Curve:
+    """The curve of one model by its series' law; where there is none, as it was measured, without an interval."""
+    rows = data.counted(law.series)
+    if law.fit is not None:
+        return law.fit.at_size(next(r for r in rows if r["preset"] == preset)["parameters_non_embedding"], unit)
+    own = np.array([row["preset"] == preset for row in rows])
+    return measured_curve(law.points[data.own_axis].where(own), unit, draws=0)
+
+
 def fixed_inference(data: StudyData, laws: Laws) -> list[Figure]:
     """One figure for each class of models of equal inference FLOPs."""
     classes = inference_classes(data)
@@ -228,16 +238,15 @@ def fixed_inference(data: StudyData, laws: Laws) -> list[Figure]:
     )
     figures = []
     for number, members in enumerate(classes, start=1):
-        views = []
+        views, own = [], {series: laws[series] for series, _, _ in members}
+        if any(law.fit is None for law in own.values()):  # only curves of one kind are compared
+            own = {series: dataclasses.replace(law, fit=None) for series, law in own.items()}
         for axis, unit in units:
             marks, notes, curves = [], [], []
             for series, preset, _ in members:
                 rows = [row for row in data.counted(series) if row["preset"] == preset]
-                fit = laws[series].fit
                 try:
-                    if fit is None:
-                        raise ValueError(laws[series].why)
-                    curves.append(fit.at_size(rows[0]["parameters_non_embedding"], unit))
+                    curves.append(_curve_of(data, own[series], preset, unit))
                     marks += curve_marks(series, curves[-1])
                 except ValueError as error:
                     notes.append(f"{series_name(series)}: no curve: {error}".rstrip(".") + ".")
@@ -251,7 +260,9 @@ def fixed_inference(data: StudyData, laws: Laws) -> list[Figure]:
         costs = f"{flops_text(members[0][2])} forward FLOPs per byte"
         names = ", ".join(f"{preset} ({series_name(series)})" for series, preset, _ in members)
         what = f"Models of equal inference cost, {costs} to within {EQUAL_INFERENCE - 1:.0%}: {names}."
+        if any(law.fit is None for law in own.values()):
+            what += " Lines join means over seeds, without intervals: not every series has sizes enough for a law."
         figures.append(
-            Figure(f"fixed_inference_{number}", f"At equal inference: {costs}", caption(data, what, laws), tuple(views))
+            Figure(f"fixed_inference_{number}", f"At equal inference: {costs}", caption(data, what, own), tuple(views))
         )
     return figures
