@@ -88,6 +88,21 @@ def flops_text(value: float) -> str:
     return f"{float(mantissa):g}e{int(exponent)}"
 
 
+def budget_text(budget: float, equal: str = "flops") -> str:
+    """A budget with its unit: 8e10 FLOPs, 60 device-seconds."""
+    return f"{flops_text(budget)} FLOPs" if equal == "flops" else f"{budget:g} device-seconds"
+
+
+def equal_of(rows: Sequence[Row]) -> str:
+    """What runs of one budget have in common: "flops", or "seconds"; tables older than the column: FLOPs."""
+    return rows[0].get("equal", "flops")
+
+
+def spending_of(rows: Sequence[Row]) -> str:
+    """The column of what the budgets of rows are of, as it was spent."""
+    return "training_flops" if equal_of(rows) == "flops" else "bench_seconds"
+
+
 def save(figure: Figure, folder: Path, name: str, kinds: Sequence[str] = ("png", "svg")) -> list[Path]:
     """Writes a figure in each kind of file, without the date and version that would make each file new."""
     metadata: dict[str, dict[str, str | None]] = {
@@ -143,31 +158,33 @@ def _legend(axes: Axes) -> None:
 
 
 def frontier_figure(rows: Sequence[Row], caption: str) -> Figure:
-    """Bits per byte against training FLOPs: every run a pale mark; a line through the family's frontier.
+    """Bits per byte against what budgets are of: every run a pale mark; a line through the family's frontier.
 
     The frontier is the lower convex hull of the best size at each budget (of the mean over seeds): runs at one budget
     differ in FLOPs by less than a step, and that difference says nothing.
     """
+    spent = spending_of(rows)
     with matplotlib.rc_context(STYLE):
         figure, axes = _new(caption)
         all_series = list(dict.fromkeys(row["series"] for row in rows))
         for series in all_series:
             own = [row for row in rows if row["series"] == series]
             colour, marker = series_style(series, all_series)
-            x, y = [row["training_flops"] for row in own], [row["heldout_bits_per_byte"] for row in own]
+            x, y = [row[spent] for row in own], [row["heldout_bits_per_byte"] for row in own]
             axes.plot(x, y, linestyle="", marker=marker, color=colour, markersize=5, alpha=0.45, markeredgewidth=0)
             best = best_of_budgets(own)
-            x, y = [row["training_flops"] for row in best], [row["heldout_bits_per_byte"] for row in best]
+            x, y = [row[spent] for row in best], [row["heldout_bits_per_byte"] for row in best]
             hull = frontier(x, y)
             axes.plot(
                 [x[i] for i in hull], [y[i] for i in hull], marker=marker, color=colour, markersize=7, linewidth=1.8,
                 label=series_name(series),
             )  # fmt: skip
-        _log_axis(
-            axes, [row["budget"] for row in rows], flops_text, f"training FLOPs ({rows[0]['accounting']} accounting)"
-        )
+        by_time = spent == "bench_seconds"
+        label = "device-seconds" if by_time else f"training FLOPs ({rows[0]['accounting']} accounting)"
+        _log_axis(axes, [row["budget"] for row in rows], count_text if by_time else flops_text, label)
         axes.legend()
-        axes.set_title("Bits per byte at equal training compute", loc="left", fontsize=11)
+        equal = "accelerator time" if by_time else "training compute"
+        axes.set_title(f"Bits per byte at equal {equal}", loc="left", fontsize=11)
         return figure
 
 
@@ -197,7 +214,7 @@ def mean_over_seeds(rows: Sequence[Row]) -> list[Row]:
     groups: dict[tuple[str, float], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["preset"], row["budget"]), []).append(row)
-    measured = ("training_flops", "heldout_bits_per_byte")
+    measured = (spending_of(rows), "heldout_bits_per_byte") if rows else ()
     return [
         {**group[0], **{name: float(np.mean([row[name] for row in group])) for name in measured}}
         for group in groups.values()
@@ -230,7 +247,7 @@ def vocabularies_text(rows: Sequence[Row]) -> str:
     parts = []
     for series, all_of_them in swept(rows).items():
         best = best_of_budgets([row for row in rows if row["series"] == series])
-        at = ", ".join(f"{row['vocabulary']:,.0f} at {flops_text(row['budget'])}" for row in best)
+        at = ", ".join(f"{row['vocabulary']:,.0f} at {budget_text(row['budget'], equal_of(rows))}" for row in best)
         words = ", ".join(f"{tokens:,}" for tokens in all_of_them)
         parts.append(f"{series_name(series)} of vocabularies {words}: at each size and budget that of the least loss "
                      f"(mean over seeds) counts; of the best size it is {at}.")  # fmt: skip
@@ -257,7 +274,7 @@ def isoflop_figure(rows: Sequence[Row], caption: str) -> Figure:
             )  # fmt: skip
             axes.plot(
                 x, y, linestyle="", marker=_MARKERS[index % len(_MARKERS)], color=colour, markersize=6,
-                label=f"{flops_text(budget)} FLOPs: {verdict(fit)}",
+                label=f"{budget_text(budget, equal_of(rows))}: {verdict(fit)}",
             )  # fmt: skip
             if fit is not None:
                 curve = np.geomspace(min(x), max(x), 100)
@@ -272,7 +289,8 @@ def isoflop_figure(rows: Sequence[Row], caption: str) -> Figure:
         sizes = sorted({row["parameters_non_embedding"] for row in everything})
         _log_axis(axes, sizes, count_text, "parameters without byte, token and hash embeddings")
         _legend(axes)
-        axes.set_title(f"IsoFLOP: {series_name(series)}", loc="left", fontsize=11)
+        kind = "IsoFLOP" if equal_of(rows) == "flops" else "Equal accelerator time"
+        axes.set_title(f"{kind}: {series_name(series)}", loc="left", fontsize=11)
         return figure
 
 

@@ -1,6 +1,6 @@
 """A study as it is asked for: which models are trained at which budgets, on what text.
 
-A budget is a number of training FLOPs.
+A budget is a number of training FLOPs, or of device-seconds.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ from bltjax.presets import preset
 from bltjax.scaling.schedules import Schedule, check_schedule
 from bltjax.scaling.series import Family, named, patch_size, rule_of, with_vocabulary
 
+Equal = Literal["flops", "seconds"]
 NOMINAL_BYTES = 4.0  # of a token or a patch, before it is measured; only to refuse budgets that are far too small
 
 
@@ -32,7 +33,10 @@ class Study:
     preset: tuple[str, ...] = ()
     """Names of presets, in the place of families and sizes."""
     budgets: tuple[float, ...] = (8e10, 2e11, 5e11)
-    """Training FLOPs of a run."""
+    """Training FLOPs of a run; or, with equal="seconds", device-seconds."""
+    equal: Equal = "flops"
+    """What runs of a budget have in common: training FLOPs, or seconds of the machine on which their throughput was
+    measured before they were trained."""
     seeds: tuple[int, ...] = (0,)
     """Of the initial parameters and of the order of rows."""
     patch_sizes: tuple[float, ...] = (4.5,)
@@ -166,7 +170,9 @@ class Study:
         return {"patcher_training_bytes": self.entropy_bytes, "patcher_runs": self.patched_runs}
 
     def _check_budgets(self) -> None:
-        """Refuses a budget that is clearly below one step, before anything is computed."""
+        """Refuses a budget that is clearly below one step, before anything is computed; seconds are to be measured."""
+        if self.equal == "seconds":
+            return
         for name, model in self.models().items():
             for wanted in self.patchers_of(name):
                 is_bytes = wanted is None and not isinstance(model, TokenTransformerConfig)

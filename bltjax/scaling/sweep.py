@@ -17,9 +17,10 @@ from bltjax.scaling import plots
 from bltjax.scaling.fit.vocabularies import best_vocabulary, swept, vocabulary_of
 from bltjax.scaling.inputs import Inputs
 from bltjax.scaling.plan import RowFacts, RunPlan, plan_run, plan_table, run_hash
-from bltjax.scaling.plots import count_text, flops_text
+from bltjax.scaling.plots import budget_text, count_text, flops_text
 from bltjax.scaling.store import Json, Run, write_json, write_table
 from bltjax.scaling.study import Study
+from bltjax.scaling.throughput import machine_of, measure, throughput_of
 from bltjax.scaling.trunk import branch_off, origin_of, seconds_spent, trunk_hash
 from bltjax.train import evaluate, fit
 
@@ -48,11 +49,13 @@ def plan_study(study: Study, inputs: Inputs, only: Cut | None = None) -> list[Ru
             patcher = None if wanted is None else inputs.patcher(wanted)
             facts = RowFacts.of(source, model)
             identity = inputs.identity(model, wanted)
+            throughput = throughput_of(study, name, model, source.config)
             for budget in study.budgets:
                 for seed in study.seeds:
                     plans.append(
                         plan_run(
-                            study, name, model, source.config, facts, budget, seed, patcher, wanted, identity
+                            study, name, model, source.config, facts, budget, seed, patcher, wanted, identity,
+                            throughput,
                         )
                     )  # fmt: skip
     return sorted(plans, key=lambda plan: plan.budget)
@@ -104,6 +107,7 @@ def _train_and_score(study: Study, plan: RunPlan, inputs: Inputs, run: Run, labe
             "series": plan.series,
             "preset": plan.name,
             "budget": plan.budget,
+            "equal": plan.equal,
             "accounting": plan.accounting,
             "patch_size_wanted": plan.patch_size,
             "config": to_dict(plan.train),
@@ -146,6 +150,7 @@ def _train_and_score(study: Study, plan: RunPlan, inputs: Inputs, run: Run, labe
             "epochs": plan.facts.epochs(result.bytes_seen),
             "fill": result.fill,
             "training_flops": {name: cost.training * result.bytes_seen for name, cost in plan.flops.items()},
+            "bench_seconds": plan.bench_seconds,
             "device_seconds": result.device_seconds,
             "own_device_seconds": result.device_seconds - origin_of(run.folder)["device_seconds"],
         },
@@ -188,6 +193,9 @@ def table_row(manifest: Json) -> Row:
         "forward_flops_per_byte_paper": flops["paper"]["forward"],
         "forward_flops_per_byte_full": flops["full"]["forward"],
         "device_seconds": result["device_seconds"],
+        # Budgets of an older manifest are FLOPs.
+        "equal": manifest.get("equal", "flops"),
+        "bench_seconds": result.get("bench_seconds"),
         # A manifest that names no trunk is older than trunks: its run was trained alone.
         "schedule": config["optim"]["schedule"],
         "trunk": manifest.get("trunk", manifest["id"]),
@@ -223,6 +231,8 @@ def run_study(study: Study, say: Callable[[str], None]) -> list[Row]:
         say(f"[{duration(time.monotonic() - begun)}] {message}")
 
     inputs = Inputs(study, tell)
+    if study.equal == "seconds":
+        measure(study, inputs, tell)
     plans = plan_study(study, inputs)
     say(plan_table(plans))
     found: dict[str, Row] = {}
@@ -259,10 +269,20 @@ def caption(rows: Sequence[Row], study: Study, inputs: Inputs) -> str:
     return (
         f"{text} (fingerprint {inputs.corpus.fingerprint}); {rows[0]['heldout_bytes']:,} bytes of held-out documents "
         f"split off by hash, in windows of {study.row_bytes} bytes with {study.stride} new ones each; losses at the "
-        f"end of each run's schedule, {study.schedule}. FLOPs: {rows[0]['accounting']}, with measured bytes per patch "
-        f"and token. N leaves out byte, token and hash embeddings. Seeds: {seeds}. Parabolas in ln N, no intervals; "
+        f"end of each run's schedule, {study.schedule}. {_budgets_text(rows, study)}FLOPs: {rows[0]['accounting']}, "
+        f"with measured bytes per patch and token. N leaves out byte, token and hash embeddings. Seeds: {seeds}. "
+        "Parabolas in ln N, no intervals; "
         f"dotted where the runs do not bracket an optimum. {plots.vocabularies_text(rows)}"
     ).strip()
+
+
+def _budgets_text(rows: Sequence[Row], study: Study) -> str:
+    if plots.equal_of(rows) == "flops":
+        return ""
+    return (
+        f"Budgets are device-seconds on {machine_of(study)}, turned into steps by a bench before training; the entropy "
+        "model, compiling and reading text are not in them. "
+    )
 
 
 def summary(rows: Sequence[Row]) -> str:
@@ -278,7 +298,8 @@ def summary(rows: Sequence[Row]) -> str:
         best = {row["budget"]: row["preset"] for row in plots.best_of_budgets(own)}
         for row in sorted(own, key=lambda r: (r["budget"], r["parameters_non_embedding"], r["seed"])):
             values = (
-                series, row["preset"], count_text(row["parameters_non_embedding"]), flops_text(row["budget"]),
+                series, row["preset"], count_text(row["parameters_non_embedding"]),
+                flops_text(row["budget"]) if row["equal"] == "flops" else f"{row['budget']:g} s",
                 flops_text(row["training_flops_paper"]), flops_text(row["training_flops_full"]),
                 f"{row['bytes_seen'] / 1e6:.2f}", f"{row['epochs']:.2f}", f"{row['bytes_per_unit']:.2f}",
                 f"{row['heldout_bits_per_byte']:.4f}",
@@ -288,7 +309,8 @@ def summary(rows: Sequence[Row]) -> str:
             lines.append(form.format(*values) + (" *" if is_best else " +" if is_chosen else ""))
         fits = plots.isoflop_fits(own)
         optima += [
-            f"{plots.series_name(series)} at {flops_text(budget)} FLOPs: {plots.verdict(fits.get(budget))}"
+            f"{plots.series_name(series)} at {budget_text(budget, plots.equal_of(rows))}: "
+            f"{plots.verdict(fits.get(budget))}"
             for budget in sorted(best)
         ]
     lines.append("* the best size of its series at its budget")

@@ -53,6 +53,8 @@ class Columns:
     seconds: str | None = None
     epochs: str | None = None
     seed: str | None = None
+    equal: str | None = None  # what budgets are of, "flops" or "seconds"; of the latter, `bench` has the seconds
+    bench: str | None = None
     vocabulary: str | None = None  # of a study of this package: of several, the best at each size and budget counts
     where: Mapping[str, str] = dataclasses.field(default_factory=dict)  # only rows whose columns are these
 
@@ -96,6 +98,8 @@ def own_table(series: str, size: Literal["non_embedding", "all"] = "non_embeddin
         seconds="device_seconds",
         epochs="epochs",
         seed="seed",
+        equal="equal",
+        bench="bench_seconds",
         vocabulary="vocabulary",
         where={"series": series},
     )
@@ -133,6 +137,7 @@ def points_of(rows: Sequence[Mapping[str, Any]], columns: Columns) -> Points:
             raise ValueError(f"{name}: {', '.join(found)} in one table; only like is fitted with like.")
         return found[0]
 
+    by_time = columns.equal is not None and columns.equal in rows[0] and only(columns.equal) == "seconds"
     size = np.sum([numbers(name) for name in columns.size], axis=0)
     per_token = columns.bytes_per_token or 1.0
     flops = maybe(columns.flops)
@@ -170,8 +175,9 @@ def points_of(rows: Sequence[Mapping[str, Any]], columns: Columns) -> Points:
         ),
         budget=maybe(columns.budget),
         patch_size=maybe(columns.patch_size),
-        seconds=maybe(columns.seconds),
+        seconds=maybe(columns.bench if by_time else columns.seconds),
         epochs=maybe(columns.epochs),
+        equal="seconds" if by_time else "flops",
     )
 
 

@@ -6,7 +6,7 @@ compute that was spent on it over its whole path, and its held-out loss.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -93,11 +93,13 @@ class Points:
       flops: training FLOPs over the whole path from step 0, shared ones included.
       cluster: which runs belong together in a bootstrap: those branched from one trunk. A run of its own is one.
       about: what they are.
-      budget: FLOPs that the run was planned for; None: there were no budgets, so there is no IsoFLOP and no hold-out.
+      budget: FLOPs (or seconds) that the run was planned for; None: there were no budgets, so there is no IsoFLOP and
+        no hold-out.
       patch_size: measured bytes per patch; None: one law for all.
-      seconds: device seconds over the whole path.
+      seconds: device seconds over the whole path; by the bench, where budgets are such seconds.
       epochs: passes over the training text.
       shared_flops: part of `flops` that does not grow with `bytes`: the share of the entropy model's training.
+      equal: what budgets are of.
     """
 
     size: Float[np.ndarray, " points"]
@@ -111,6 +113,7 @@ class Points:
     seconds: Float[np.ndarray, " points"] | None = None
     epochs: Float[np.ndarray, " points"] | None = None
     shared_flops: Float[np.ndarray, " points"] | None = None
+    equal: Literal["flops", "seconds"] = "flops"
 
     def __post_init__(self) -> None:
         if len(self.loss) == 0:
@@ -193,6 +196,7 @@ def from_manifests(
         return values[0]
 
     family = only("families", [m["family"] for m in manifests])
+    equal = only("budgets of", [m.get("equal", "flops") for m in manifests])
     if family == "token":
         manifests = [manifests[index] for index in best_vocabulary([_vocabulary_row(m) for m in manifests])]
     chosen: Accounting = accounting or only("accountings", [m["accounting"] for m in manifests])
@@ -228,7 +232,8 @@ def from_manifests(
         ),
         budget=column([m["budget"] for m in manifests]),
         patch_size=column(patch_sizes) if several else None,
-        seconds=column([r["device_seconds"] for r in results]),
+        seconds=column([r["device_seconds" if equal == "flops" else "bench_seconds"] for r in results]),
         epochs=column([r["epochs"] for r in results]),
         shared_flops=column([shared(m) for m in manifests]),
+        equal=equal,
     )

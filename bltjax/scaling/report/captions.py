@@ -30,7 +30,7 @@ def caption(
       estimator: named in the place of that of the laws.
       numbers: what they are where nothing is fitted.
     """
-    parts = [what, f"N: {N}.", f"Budgets are FLOPs in the accounting {data.accounting}.", f"Split: {data.text}."]
+    parts = [what, f"N: {N}.", f"Budgets are {data.budgets_text}.", f"Split: {data.text}."]
     if laws is not None:
         parts.append(f"Estimator: {estimator or estimators(laws)}.")
         parts.append(intervals(laws))

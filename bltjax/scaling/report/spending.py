@@ -11,7 +11,7 @@ from bltjax.scaling.fit import Curve, compute_equivalent_gain, crossover, measur
 from bltjax.scaling.fit import frontier as hull
 from bltjax.scaling.plots import best_of_budgets, flops_text, series_name
 from bltjax.scaling.report.captions import NoData, caption
-from bltjax.scaling.report.data import AXES, Row, StudyData
+from bltjax.scaling.report.data import AXES, BY_BENCH, Row, StudyData
 from bltjax.scaling.report.laws import SeriesLaw, band
 from bltjax.scaling.report.marks import Axis, Figure, Mark, Scale, View
 
@@ -19,6 +19,7 @@ Laws = Mapping[str, SeriesLaw]
 
 BITS = "bits per byte, held-out documents"
 SCALES: Mapping[str, Scale] = {
+    "bench_seconds": "seconds",
     "flops_paper": "flops",
     "flops_full": "flops",
     "device_seconds": "seconds",
@@ -29,13 +30,13 @@ _GAINS = 9
 
 
 def x_axis(axis: str) -> Axis:
-    return Axis(AXES[axis][1], SCALES[axis], log=True)
+    return Axis({**AXES, **BY_BENCH}[axis][1], SCALES[axis], log=True)
 
 
 def run_marks(series: str, rows: Sequence[Row], axis: str, shade: float = 1.0) -> Mark:
     """The runs of a series."""
     return Mark(
-        "runs", series, series_name(series), tuple(row[AXES[axis][2]] for row in rows),
+        "runs", series, series_name(series), tuple(row[{**AXES, **BY_BENCH}[axis][2]] for row in rows),
         tuple(row["heldout_bits_per_byte"] for row in rows), runs=tuple(row["run"] for row in rows), shade=shade,
     )  # fmt: skip
 
@@ -61,7 +62,7 @@ def curve_marks(series: str, curve: Curve) -> list[Mark]:
 def bits_per_byte(data: StudyData, laws: Laws) -> Figure:
     """Every run, and the frontier of each series."""
     views = []
-    for axis in AXES:
+    for axis in data.axes:
         marks, notes = [], []
         for series, law in laws.items():
             try:
@@ -70,7 +71,7 @@ def bits_per_byte(data: StudyData, laws: Laws) -> Figure:
                 notes.append(f"{series_name(series)}: no frontier: {error}".rstrip(".") + ".")
                 best = best_of_budgets(data.of(series))
                 if axis == data.own_axis and len(best) > 1:
-                    x, y = [row["training_flops"] for row in best], [row["heldout_bits_per_byte"] for row in best]
+                    x, y = [row[data.axes[axis][2]] for row in best], [row["heldout_bits_per_byte"] for row in best]
                     own = hull(x, y)
                     marks.append(
                         Mark("line", series, "", tuple(x[i] for i in own), tuple(y[i] for i in own), line="dashed")
@@ -108,7 +109,7 @@ def gain(data: StudyData, laws: Laws) -> Figure:
     if len(laws) < 2:
         raise NoData("one series alone: there is nothing to compare it with")
     base, views, reasons = baseline(data), [], []
-    for axis in ("flops_paper", "flops_full", "device_seconds"):
+    for axis in (each for each in data.axes if each != "bytes_seen"):
         marks, notes = [], []
         for series, law in laws.items():
             if series == base:
@@ -168,14 +169,15 @@ def loss_curves(data: StudyData, laws: Laws) -> Figure:
         raise NoData("no metrics.jsonl of a run is there")
     views = []
     budgets = sorted({row["budget"] for row in data.rows})
-    for axis in AXES:
+    for axis in data.axes:
         marks, named = [], set()
         for row in data.rows:
             curve = data.curves.get(row["run"])
             if curve is None:
                 continue
             seen = np.array(curve.bytes_seen)
-            x = np.array(curve.seconds) if axis == "device_seconds" else seen * row[AXES[axis][2]] / row["bytes_seen"]
+            by_clock = axis == "device_seconds"
+            x = np.array(curve.seconds) if by_clock else seen * row[data.axes[axis][2]] / row["bytes_seen"]
             series = row["series"]
             label = "" if series in named else series_name(series)
             named.add(series)
@@ -196,7 +198,7 @@ def loss_curves(data: StudyData, laws: Laws) -> Figure:
 
 def inference_classes(data: StudyData) -> list[list[tuple[str, str, float]]]:
     """Models of several series that cost the same for each byte they read: (series, preset, forward FLOPs a byte)."""
-    column = f"forward_flops_per_byte_{data.own_axis.removeprefix('flops_')}"
+    column = f"forward_flops_per_byte_{data.flops_axis.removeprefix('flops_')}"
     cost: dict[tuple[str, str], float] = {}
     budgets: dict[tuple[str, str], set[float]] = {}
     for row in itertools.chain.from_iterable(map(data.counted, data.series)):
@@ -232,10 +234,12 @@ def fixed_inference(data: StudyData, laws: Laws) -> list[Figure]:
             f"{EQUAL_INFERENCE - 1:.0%}, each at two budgets"
         )
     units: tuple[tuple[str, Literal["flops", "bytes", "seconds"]], ...] = (
-        (data.own_axis, "flops"),
+        (data.flops_axis, "flops"),
         ("bytes_seen", "bytes"),
         ("device_seconds", "seconds"),
     )
+    if data.equal == "seconds":
+        units = (("bench_seconds", "seconds"), *units[:2])
     figures = []
     for number, members in enumerate(classes, start=1):
         views, own = [], {series: laws[series] for series, _, _ in members}

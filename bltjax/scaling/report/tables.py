@@ -199,7 +199,7 @@ def _crossovers(data: StudyData, laws: Laws) -> Table:
         ))  # fmt: skip
     note = (
         "A crossover is given where the fitted frontiers cross once and 97.5 % of the bootstrap draws cross, within "
-        f"what both measured ({data.accounting} FLOPs)."
+        f"what both measured ({data.budgets_text})."
     )
     head = ("series", "crossover at", "draws that cross", "better at the low end", "at the high end", "range")
     return Table("crossovers", f"Where frontiers cross that of {series_name(base)}", head, tuple(rows), note)
@@ -214,9 +214,9 @@ def _best(data: StudyData) -> Table:
     )
     note = (
         "The least held-out bits per byte of the runs at each budget (means over seeds) with the size that has it, N "
-        f"without look-up tables; budgets in training FLOPs, {data.accounting}. {vocabularies_text(data.rows)}"
+        f"without look-up tables; budgets are {data.budgets_text}. {vocabularies_text(data.rows)}"
     ).strip()
-    head = ("series", *(f"{flops_text(budget)} FLOPs" for budget in budgets))
+    head = ("series", *(data.budget_text(budget) for budget in budgets))
     return Table("best", "The best run at each budget", head, rows, note)
 
 
