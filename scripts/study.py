@@ -30,6 +30,7 @@ from bltjax.scaling.store import replace_file, write_table
 from bltjax.scaling.study import Study
 from bltjax.scaling.studyfile import read_study
 from bltjax.scaling.sweep import claim, draw, summary
+from bltjax.scaling.throughput import measure
 
 SCRIPT = Path(__file__).resolve()
 File = Annotated[Path, tyro.conf.Positional]
@@ -147,6 +148,8 @@ def print_jobs(arguments: Run | PrintJobs, study: Study) -> None:
 def outcomes(arguments: Run, study: Study) -> Iterable[Outcome]:
     """Does what is to be done, by the engine that was asked for."""
     in_process = arguments.engine == "local" and arguments.processes == 1
+    if in_process and study.equal == "seconds":
+        measure(study, Inputs(study, say), say)
     jobs = unfinished(jobs_of(study) if in_process else known_jobs(study), isinstance(arguments, Retry))
     if not jobs:
         return ()

@@ -23,7 +23,8 @@ from bltjax.scaling.rates import learning_rate_rule
 from bltjax.scaling.schedules import branch_step, scheduled
 from bltjax.scaling.series import patch_size, series_of
 from bltjax.scaling.store import digest
-from bltjax.scaling.study import Study, steps_within
+from bltjax.scaling.study import Equal, Study, steps_within
+from bltjax.scaling.throughput import Throughput
 
 FEWEST_STEPS, MOST_EPOCHS, LEAST_FILL = 10, 4, 0.9  # beyond these a plan warns
 
@@ -66,7 +67,7 @@ class RunPlan:
 
     name: str  # of the preset
     series: str  # what it is compared as: its family in the study, with the patch size where there are several
-    budget: float  # training FLOPs
+    budget: float  # training FLOPs, or device-seconds
     wanted: PatcherConfig | None  # how text is cut, before a threshold was calibrated
     seed: int
     accounting: Accounting
@@ -74,6 +75,7 @@ class RunPlan:
     facts: RowFacts
     flops: dict[str, Breakdown]  # by accounting
     inputs: dict[str, Any]  # fingerprints of corpus, tokenizer and patcher, and how it is scored
+    throughput: Throughput | None = None  # where the budget is device-seconds
 
     @property
     def family(self) -> str:
@@ -106,6 +108,16 @@ class RunPlan:
     @property
     def training_flops(self) -> float:
         return self.flops[self.accounting].training * self.bytes
+
+    @property
+    def equal(self) -> Equal:
+        """What its budget is of."""
+        return "flops" if self.throughput is None else "seconds"
+
+    @property
+    def bench_seconds(self) -> float | None:
+        """Device-seconds of its training by the bench; None where its budget is FLOPs."""
+        return None if self.throughput is None else self.train.steps * self.throughput.device_seconds
 
     @property
     def device_flops(self) -> float:
@@ -141,6 +153,7 @@ def plan_run(
     patcher: PatcherConfig | None = None,
     wanted: PatcherConfig | None = None,
     inputs: dict[str, Any] | None = None,
+    throughput: Throughput | None = None,
 ) -> RunPlan:
     """The run of one model at one budget.
 
@@ -150,6 +163,7 @@ def plan_run(
       patcher: calibrated, for models that read patches.
       wanted: what was asked for: the same before it was calibrated.
       inputs: fingerprints that belong to the run's identity.
+      throughput: of the model, where budgets are device-seconds; belongs to it, too.
 
     Raises:
       ValueError: for a budget of less than one step.
@@ -172,7 +186,13 @@ def plan_run(
     row_bytes = rows.batch * facts.mean_row_bytes
     share = cost(study.accounting, row_bytes).parts.get("patcher_training", 0.0) * row_bytes
     flops_per_step = cost(study.accounting, None).training * row_bytes
-    steps, shortest = (steps_within(c, name, flops_per_step, share) for c in (budget, min(budget, *study.budgets)))
+
+    def within(c: float) -> int:
+        if throughput is not None:
+            return throughput.steps_within(c, name)
+        return steps_within(c, name, flops_per_step, share)
+
+    steps, shortest = within(budget), within(min(budget, *study.budgets))
     rate = learning_rate_rule(study, model)
     train = TrainConfig(
         model=model,
@@ -196,7 +216,8 @@ def plan_run(
         train=train,
         facts=facts,
         flops={each: cost(each, steps * row_bytes) for each in ("paper", "full")},
-        inputs=inputs or {},
+        inputs={**(inputs or {}), **({} if throughput is None else {"throughput": dataclasses.asdict(throughput)})},
+        throughput=throughput,
     )
 
 

@@ -1,6 +1,6 @@
 """A study as it is asked for: which models are trained at which budgets, on what text.
 
-A budget is a number of training FLOPs.
+A budget is a number of training FLOPs, or of device-seconds.
 """
 
 import dataclasses
@@ -14,9 +14,10 @@ from bltjax.config import EntropyModelConfig, ModelConfig, PatcherConfig, RowsCo
 from bltjax.flops import Accounting, flops_per_byte
 from bltjax.presets import preset
 from bltjax.scaling.schedules import Schedule, check_schedule
-from bltjax.scaling.series import Family, named, patch_size, rule_of
+from bltjax.scaling.series import Family, named, patch_size, rule_of, with_vocabulary
 from bltjax.scaling.variants import Variant
 
+Equal = Literal["flops", "seconds"]
 NOMINAL_BYTES = 4.0  # of a token or a patch, before it is measured; only to refuse budgets that are far too small
 
 
@@ -38,13 +39,18 @@ class Study:
     """Changed presets, after those of `preset`, in the place of families and sizes. One of an entropy model is to be
     named, as <preset>+<name>, in entropy_model."""
     budgets: tuple[float, ...] = (8e10, 2e11, 5e11)
-    """Training FLOPs of a run."""
+    """Training FLOPs of a run; or, with equal="seconds", device-seconds."""
+    equal: Equal = "flops"
+    """What runs of a budget have in common: training FLOPs, or seconds of the machine on which their throughput was
+    measured before they were trained."""
     seeds: tuple[int, ...] = (0,)
     """Of the initial parameters and of the order of rows."""
     patch_sizes: tuple[float, ...] = (4.5,)
     """Mean bytes per patch that thresholds are calibrated to, on the training split."""
     patch_lengths: tuple[int, ...] = (4,)
     """Bytes of a patch of blt-strided."""
+    vocabularies: tuple[int, ...] = ()
+    """Tokens of the BPE of token models, each trained with each; none: their presets' own."""
     delimiter_tokens: int = 2048
     """Tokens of the BPE whose tokens are the patches of blt-bpe."""
     accounting: Accounting = "paper"
@@ -81,9 +87,9 @@ class Study:
     """Whether the last checkpoint of each run stays, and that of every point where one left a trunk."""
 
     def __post_init__(self) -> None:
-        for name in ("families", "sizes", "preset", "budgets", "seeds", "patch_sizes", "patch_lengths"):
+        for name in ("families", "sizes", "preset", "budgets", "seeds", "patch_sizes", "patch_lengths", "vocabularies"):
             values = getattr(self, name)
-            if name != "preset" and not values:
+            if name not in ("preset", "vocabularies") and not values:
                 raise ValueError(f"{name}=(): give at least one.")
             if len(set(values)) < len(values):
                 raise ValueError(f"{name}={values!r}: give each value once.")
@@ -107,6 +113,9 @@ class Study:
             PatcherConfig(mean_patch_bytes=size)
         for length in self.patch_lengths:
             PatcherConfig(rule="strided", size=length)
+        wrong = [tokens for tokens in self.vocabularies if tokens <= 256]
+        if wrong:
+            raise ValueError(f"vocabularies={wrong}: 256 bytes and at least one token are needed.")
         if self.delimiter_tokens <= 256:
             raise ValueError(f"delimiter_tokens={self.delimiter_tokens}: 256 bytes and at least one token are needed.")
         if not isinstance(self._entropy_model(), EntropyModelConfig):
@@ -114,6 +123,8 @@ class Study:
         names = [*self.preset, *(variant.full_name for variant in self.variants)]
         if len(set(names)) < len(names):
             raise ValueError(f"variants={names}: give each name once.")
+        if self.vocabularies and not any(isinstance(m, TokenTransformerConfig) for m in self.models().values()):
+            raise ValueError(f"vocabularies={self.vocabularies!r}: the study has no token model that could have them.")
         for name, model in self.models().items():
             if isinstance(model, EntropyModelConfig):
                 raise ValueError(
@@ -130,8 +141,15 @@ class Study:
         """The models of the study by name, computed as it asks for."""
         variants = {each.full_name: each.model() for each in self.variants if each.full_name != self.entropy_model}
         ladders = () if variants else tuple(f"{family}-{size}" for family in self.families for size in self.sizes)
-        models = {name: named(name)[1] for name in self.preset or ladders}
+        names = [each for name in self.preset or ladders for each in self._sizes_of(name)]
+        models = {name: named(name)[1] for name in names}
         return {name: self._computed(model) for name, model in (models | variants).items()}
+
+    def _sizes_of(self, name: str) -> tuple[str, ...]:
+        """A name, or one for each vocabulary that is asked for."""
+        if self.vocabularies and isinstance(named(name)[1], TokenTransformerConfig):
+            return tuple(with_vocabulary(name, tokens) for tokens in self.vocabularies)
+        return (name,)
 
     def patcher_model(self) -> EntropyModelConfig:
         """The model whose entropies set the patches."""
@@ -168,7 +186,9 @@ class Study:
         return {"patcher_training_bytes": self.entropy_bytes, "patcher_runs": self.patched_runs}
 
     def _check_budgets(self) -> None:
-        """Refuses a budget that is clearly below one step, before anything is computed."""
+        """Refuses a budget that is clearly below one step, before anything is computed; seconds are to be measured."""
+        if self.equal == "seconds":
+            return
         for name, model in self.models().items():
             for wanted in self.patchers_of(name):
                 is_bytes = wanted is None and not isinstance(model, TokenTransformerConfig)

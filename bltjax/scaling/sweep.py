@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from bltjax.checkpoint import Checkpoints
-from bltjax.config import PatcherConfig, TokenTransformerConfig, config_hash, to_dict
+from bltjax.config import PatcherConfig, config_hash, to_dict
 from bltjax.flops import non_embedding_parameters, parameters
 from bltjax.metrics import Progress, duration
 from bltjax.runtime import Stopped
 from bltjax.scaling import plots
+from bltjax.scaling.fit.vocabularies import best_vocabulary, swept, vocabulary_of
 from bltjax.scaling.inputs import Inputs
 from bltjax.scaling.plan import RowFacts, RunPlan, plan_run, plan_table, run_hash
-from bltjax.scaling.plots import count_text, flops_text
+from bltjax.scaling.plots import budget_text, count_text, flops_text
 from bltjax.scaling.store import Json, Run, write_json, write_table
 from bltjax.scaling.study import Study
+from bltjax.scaling.throughput import machine_of, measure, throughput_of
 from bltjax.scaling.trunk import branch_off, origin_of, seconds_spent, trunk_hash
 from bltjax.scaling.variants import MARK
 from bltjax.train import evaluate, fit
@@ -38,12 +40,8 @@ def plan_study(study: Study, inputs: Inputs, only: Cut | None = None) -> list[Ru
     Raises:
       ValueError: for a budget of less than one step.
     """
-    for name, model in study.models().items():
-        for wanted in study.patchers_of(name):
-            if only is not None and only != (name, wanted):
-                continue
-            if isinstance(model, TokenTransformerConfig) or (wanted is not None and wanted.rule == "bpe"):
-                inputs.source(model, wanted, "train")  # text too short for a tokenizer shows before a model is trained
+    if only is None or study.vocabularies:
+        inputs.make_tokenizers()  # text too short for one of them shows before a model is trained
     plans = []
     for name, model in study.models().items():
         for wanted in study.patchers_of(name):
@@ -53,11 +51,13 @@ def plan_study(study: Study, inputs: Inputs, only: Cut | None = None) -> list[Ru
             patcher = None if wanted is None else inputs.patcher(wanted)
             facts = RowFacts.of(source, model)
             identity = inputs.identity(model, wanted)
+            throughput = throughput_of(study, name, model, source.config)
             for budget in study.budgets:
                 for seed in study.seeds:
                     plans.append(
                         plan_run(
-                            study, name, model, source.config, facts, budget, seed, patcher, wanted, identity
+                            study, name, model, source.config, facts, budget, seed, patcher, wanted, identity,
+                            throughput,
                         )
                     )  # fmt: skip
     return sorted(plans, key=lambda plan: plan.budget)
@@ -109,6 +109,7 @@ def _train_and_score(study: Study, plan: RunPlan, inputs: Inputs, run: Run, labe
             "series": plan.series,
             "preset": plan.name,
             "budget": plan.budget,
+            "equal": plan.equal,
             "accounting": plan.accounting,
             "patch_size_wanted": plan.patch_size,
             "config": to_dict(plan.train),
@@ -151,6 +152,7 @@ def _train_and_score(study: Study, plan: RunPlan, inputs: Inputs, run: Run, labe
             "epochs": plan.facts.epochs(result.bytes_seen),
             "fill": result.fill,
             "training_flops": {name: cost.training * result.bytes_seen for name, cost in plan.flops.items()},
+            "bench_seconds": plan.bench_seconds,
             "device_seconds": result.device_seconds,
             "own_device_seconds": result.device_seconds - origin_of(run.folder)["device_seconds"],
         },
@@ -170,6 +172,7 @@ def table_row(manifest: Json) -> Row:
         "family": manifest["family"],
         "series": manifest["series"],
         "preset": manifest["preset"],
+        "vocabulary": vocabulary_of(manifest),
         "seed": config["seed"],
         "budget": manifest["budget"],
         "accounting": flops[accounting]["version"],
@@ -192,6 +195,9 @@ def table_row(manifest: Json) -> Row:
         "forward_flops_per_byte_paper": flops["paper"]["forward"],
         "forward_flops_per_byte_full": flops["full"]["forward"],
         "device_seconds": result["device_seconds"],
+        # Budgets of an older manifest are FLOPs.
+        "equal": manifest.get("equal", "flops"),
+        "bench_seconds": result.get("bench_seconds"),
         # A manifest that names no trunk is older than trunks: its run was trained alone.
         "schedule": config["optim"]["schedule"],
         "trunk": manifest.get("trunk", manifest["id"]),
@@ -227,6 +233,8 @@ def run_study(study: Study, say: Callable[[str], None]) -> list[Row]:
         say(f"[{duration(time.monotonic() - begun)}] {message}")
 
     inputs = Inputs(study, tell)
+    if study.equal == "seconds":
+        measure(study, inputs, tell)
     plans = plan_study(study, inputs)
     say(plan_table(plans))
     found: dict[str, Row] = {}
@@ -265,8 +273,18 @@ def caption(rows: Sequence[Row], study: Study, inputs: Inputs) -> str:
     return (
         f"{text} (fingerprint {inputs.corpus.fingerprint}); {rows[0]['heldout_bytes']:,} bytes of held-out documents "
         f"split off by hash, in windows of {study.row_bytes} bytes with {study.stride} new ones each; losses at the "
-        f"end of each run's schedule, {study.schedule}. FLOPs: {rows[0]['accounting']}, with measured bytes per patch "
-        f"and token. N leaves out byte, token and hash embeddings. Seeds: {seeds}."
+        f"end of each run's schedule, {study.schedule}. {_budgets_text(rows, study)}FLOPs: {rows[0]['accounting']}, "
+        f"with measured bytes per patch and token. N leaves out byte, token and hash embeddings. Seeds: {seeds}. "
+        f"{plots.vocabularies_text(rows)}"
+    ).strip()
+
+
+def _budgets_text(rows: Sequence[Row], study: Study) -> str:
+    if plots.equal_of(rows) == "flops":
+        return ""
+    return (
+        f"Budgets are device-seconds on {machine_of(study)}, turned into steps by a bench before training; the entropy "
+        "model, compiling and reading text are not in them. "
     )
 
 
@@ -277,21 +295,28 @@ def summary(rows: Sequence[Row]) -> str:
     form = f"{{:<{wide[0]}}} {{:<{wide[1]}}} {{:>7}} {{:>8}} {{:>11}} {{:>9}} {{:>7}} {{:>6}} {{:>6}} {{:>9}}"
     lines = [form.format(*head)]
     optima = []
+    several, counts = swept(rows), {rows[index]["run"] for index in best_vocabulary(rows)}
     for series in dict.fromkeys(row["series"] for row in rows):
         own = [row for row in rows if row["series"] == series]
         best = {row["budget"]: row["preset"] for row in plots.best_of_budgets(own)}
         for row in sorted(own, key=lambda r: (r["budget"], r["parameters_non_embedding"], r["seed"])):
             values = (
-                series, row["preset"], count_text(row["parameters_non_embedding"]), flops_text(row["budget"]),
+                series, row["preset"], count_text(row["parameters_non_embedding"]),
+                flops_text(row["budget"]) if row["equal"] == "flops" else f"{row['budget']:g} s",
                 flops_text(row["training_flops_paper"]), flops_text(row["training_flops_full"]),
                 f"{row['bytes_seen'] / 1e6:.2f}", f"{row['epochs']:.2f}", f"{row['bytes_per_unit']:.2f}",
                 f"{row['heldout_bits_per_byte']:.4f}",
             )  # fmt: skip
-            lines.append(form.format(*values) + (" *" if best[row["budget"]] == row["preset"] else ""))
+            is_best = best[row["budget"]] == row["preset"]
+            is_chosen = row["run"] in counts and series in several
+            lines.append(form.format(*values) + (" *" if is_best else " +" if is_chosen else ""))
         fits = plots.isoflop_fits(own)
         optima += [
-            f"{plots.series_name(series)} at {flops_text(budget)} FLOPs: {plots.verdict(fits.get(budget))}"
+            f"{plots.series_name(series)} at {budget_text(budget, plots.equal_of(rows))}: "
+            f"{plots.verdict(fits.get(budget))}"
             for budget in sorted(best)
         ]
-    lines += ["* the best size of its series at its budget", "", "Parabolas in ln N:", *optima]
-    return "\n".join(lines)
+    lines.append("* the best size of its series at its budget")
+    if several:
+        lines += ["+ the best vocabulary of its size at its budget", "", plots.vocabularies_text(rows)]
+    return "\n".join([*lines, "", "Parabolas in ln N:", *optima])

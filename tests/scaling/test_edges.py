@@ -112,6 +112,15 @@ def test_two_sizes_are_no_grid():
     assert found == [] and len(notes) == 1 and "fewer than three sizes" in notes[0]
 
 
+def test_each_vocabulary_is_a_grid_of_its_own():
+    names = tuple(f"token-cpu-{size}" for size in range(3))
+    swept = tuple(f"{name}-v512" for name in names)
+    alone = [str(found).partition(" ")[2] for grid in (names, swept) for found in predictions(plans(names=grid))[0]]
+    together, notes = predictions(plans(names=(*names, *swept)))
+    assert [str(found).partition(" ")[2] for found in together] == alone and notes == []
+    assert [found.series for found in together] == ["token", "token-v512"]
+
+
 @pytest.mark.parametrize(
     ("text", "name", "message"),
     [("a,b\n1,2\n", "t.csv", "is not the table of a study"), ("", "t.csv", "is not the table"),

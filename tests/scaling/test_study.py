@@ -28,6 +28,9 @@ from bltjax.scaling.study import Study
         ({"corpus_bytes": 0}, "corpus_bytes"),
         ({"cooldown": 1.0}, "cooldown=1.0"),
         ({"warmup_steps": -1}, "warmup_steps=-1"),
+        ({"vocabularies": (512, 256)}, "vocabularies=[256]"),
+        ({"vocabularies": (512, 512)}, "vocabularies=(512, 512): give each value once"),
+        ({"vocabularies": (512,), "families": ("byte",)}, "no token model"),
     ],
 )
 def test_flags_that_make_no_study_are_refused_by_name(flags, named):
@@ -44,6 +47,13 @@ def test_dtype_and_remat_reach_every_model():
 def test_presets_take_the_place_of_families_and_sizes():
     assert list(Study(preset=("byte-tiny", "blt-tiny"), budgets=(1e10,)).models()) == ["byte-tiny", "blt-tiny"]
     assert list(Study(families=("token",), sizes=("cpu-1", "cpu-0")).models()) == ["token-cpu-1", "token-cpu-0"]
+
+
+def test_each_token_model_has_every_vocabulary_and_no_other_model_has_any():
+    models = Study(families=("byte", "token"), sizes=("cpu-0", "cpu-1"), vocabularies=(512, 2048)).models()
+    sizes = {name: model.vocabulary_size for name, model in models.items() if name.startswith("token")}
+    assert sizes == {f"token-cpu-{i}{tokens}": size for i in (0, 1) for tokens, size in (("-v512", 516), ("", 2052))}
+    assert len(models) == 6 and {models[f"byte-cpu-{i}"].vocabulary_size for i in (0, 1)} == {260}
 
 
 def test_each_rule_has_the_sizes_that_are_asked_for():

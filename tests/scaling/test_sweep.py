@@ -173,7 +173,8 @@ def manifest_of(plan):
     return {
         "id": sweep.run_hash(plan), "family": plan.family, "series": plan.series, "preset": plan.name,
         "budget": plan.budget, "accounting": "paper", "flops_per_byte": flops, "parameters": {"non_embedding": 1},
-        "config": {"seed": 0, "steps": 1, "optim": {"peak_rate": 1.0, "schedule": "cosine"}},
+        "config": {"model": {"vocabulary_size": 300}, "seed": 0, "steps": 1,
+                   "optim": {"peak_rate": 1.0, "schedule": "cosine"}},
         "rows": dataclasses.asdict(plan.facts),
         "result": {**result, "heldout_sums": {"bytes": 1}, "training_flops": {"paper": 1.0, "full": 1.0}},
     }  # fmt: skip
@@ -280,6 +281,17 @@ def test_a_text_too_short_for_its_tokenizer_is_refused_before_anything_is_traine
     monkeypatch.setattr(inputs, "fit", lambda *_, **__: pytest.fail("the entropy model was trained"))
     with pytest.raises(ValueError, match="vocabulary_size=296"):
         run_study(dataclasses.replace(study, corpus=(str(texts),)), lambda text: None)
+
+
+def test_a_vocabulary_that_the_text_cannot_fill_is_refused_before_anything_is_trained(study, monkeypatch):
+    monkeypatch.setattr(inputs, "fit", lambda *_, **__: pytest.fail("the entropy model was trained"))
+    study = dataclasses.replace(study, vocabularies=(270, 4096))
+    with pytest.raises(ValueError, match=r"vocabularies=\(270, 4096\): .* are enough for \d+ tokens only"):
+        run_study(study, lambda text: None)
+    made = inputs.Inputs(study, lambda text: None)
+    with pytest.raises(ValueError, match="4096"):  # whichever run a process was to do
+        plan_study(study, made, only=("token-tiny-v270", None))
+    assert not (study.out / "runs").exists()
 
 
 def test_settings_are_kept_beside_the_study(unbroken):

@@ -17,6 +17,7 @@ from bltjax.scaling.fit.holdout import Holdout, hold_out_largest
 from bltjax.scaling.fit.hull import frontier
 from bltjax.scaling.fit.isoflops import FittedParabolas
 from bltjax.scaling.fit.law import Law
+from bltjax.scaling.fit.measured import measured_curve
 from bltjax.scaling.fit.optimum import Optimum, scale_with_patch
 from bltjax.scaling.fit.parabola import IsoFLOP, isoflop
 from bltjax.scaling.fit.points import SIZES, About, Points, from_manifests
@@ -46,6 +47,7 @@ __all__ = [
     "frontier",
     "hold_out_largest",
     "isoflop",
+    "measured_curve",
     "own_table",
     "points_of",
     "read_points",

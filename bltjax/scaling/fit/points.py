@@ -6,12 +6,13 @@ compute that was spent on it over its whole path, and its held-out loss.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from bltjax.flops import ACCOUNTING_VERSIONS, Accounting
+from bltjax.scaling.fit.vocabularies import best_vocabulary, vocabulary_of
 
 MOST_EPOCHS = 4  # beyond these repeated data teach less, which none of the laws knows
 
@@ -92,11 +93,13 @@ class Points:
       flops: training FLOPs over the whole path from step 0, shared ones included.
       cluster: which runs belong together in a bootstrap: those branched from one trunk. A run of its own is one.
       about: what they are.
-      budget: FLOPs that the run was planned for; None: there were no budgets, so there is no IsoFLOP and no hold-out.
+      budget: FLOPs (or seconds) that the run was planned for; None: there were no budgets, so there is no IsoFLOP and
+        no hold-out.
       patch_size: measured bytes per patch; None: one law for all.
-      seconds: device seconds over the whole path.
+      seconds: device seconds over the whole path; by the bench, where budgets are such seconds.
       epochs: passes over the training text.
       shared_flops: part of `flops` that does not grow with `bytes`: the share of the entropy model's training.
+      equal: what budgets are of.
     """
 
     size: Float[np.ndarray, " points"]
@@ -110,6 +113,7 @@ class Points:
     seconds: Float[np.ndarray, " points"] | None = None
     epochs: Float[np.ndarray, " points"] | None = None
     shared_flops: Float[np.ndarray, " points"] | None = None
+    equal: Literal["flops", "seconds"] = "flops"
 
     def __post_init__(self) -> None:
         if len(self.loss) == 0:
@@ -159,6 +163,12 @@ class Points:
         return tuple(out)
 
 
+def _vocabulary_row(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    loss = manifest["result"]["heldout_bits_per_byte"]
+    named = {name: manifest[name] for name in ("series", "preset", "budget")}
+    return {**named, "vocabulary": vocabulary_of(manifest), "heldout_bits_per_byte": loss}
+
+
 def from_manifests(
     manifests: Sequence[Mapping[str, Any]], size: Size = "non_embedding", accounting: Accounting | None = None
 ) -> Points:
@@ -166,7 +176,7 @@ def from_manifests(
 
     Args:
       manifests: as the store has them. Several patch sizes give points with `patch_size`; a "trunk", where a
-        manifest has one, is the cluster.
+        manifest has one, is the cluster. Of several vocabularies the best at each size and budget counts.
       size: what N counts.
       accounting: how FLOPs are counted; by default as the budgets are.
 
@@ -186,6 +196,9 @@ def from_manifests(
         return values[0]
 
     family = only("families", [m["family"] for m in manifests])
+    equal = only("budgets of", [m.get("equal", "flops") for m in manifests])
+    if family == "token":
+        manifests = [manifests[index] for index in best_vocabulary([_vocabulary_row(m) for m in manifests])]
     chosen: Accounting = accounting or only("accountings", [m["accounting"] for m in manifests])
     version = only("accountings", [m["flops_per_byte"][chosen]["version"] for m in manifests])
     assert version == ACCOUNTING_VERSIONS[chosen]
@@ -219,7 +232,8 @@ def from_manifests(
         ),
         budget=column([m["budget"] for m in manifests]),
         patch_size=column(patch_sizes) if several else None,
-        seconds=column([r["device_seconds"] for r in results]),
+        seconds=column([r["device_seconds" if equal == "flops" else "bench_seconds"] for r in results]),
         epochs=column([r["epochs"] for r in results]),
         shared_flops=column([shared(m) for m in manifests]),
+        equal=equal,
     )
