@@ -111,12 +111,13 @@ def _paper_parts(config: ModelConfig, patch_size: float, context_bytes: int) -> 
         return {"tower": _paper_transformer(config.tower, context_bytes / patch_size, outputs) / patch_size}
     k = config.cross_attention.k
     encoder, decoder = config.encoder, config.decoder
-    encoder_cross = _paper_cross(encoder.layers, encoder.width, patch_size, patch_size / k)
+    encoder_layers, decoder_layers = cross_layers(config)  # the paper writes l_E and l_D: it has them in all layers
+    encoder_cross = _paper_cross(encoder_layers, encoder.width, patch_size, patch_size / k)
     return {
         "encoder": _paper_transformer(encoder, context_bytes, 0),
         "encoder_cross": encoder_cross * k / patch_size,
         "global": _paper_transformer(config.global_model, context_bytes / patch_size, 0) / patch_size,
-        "decoder_cross": _paper_cross(decoder.layers, decoder.width, k, k / patch_size),
+        "decoder_cross": _paper_cross(decoder_layers, decoder.width, k, k / patch_size),
         "decoder": _paper_transformer(decoder, context_bytes, 256),
     }
 
@@ -175,13 +176,13 @@ def _full_parts(
     square = 2 * width**2  # queries and output; keys and values may have fewer heads
     narrow = square * config.cross_key_heads // config.cross_heads
     products = 4 * context_bytes * cross.k * width  # each byte meets the k rows of one patch, twice
-    pools = encoder_layers if cross.encoder == "all_repool" else 1
+    pools = 0 if cross.pooling == "none" else encoder_layers if cross.encoder == "all_repool" else 1
     parts = {
         "encoder": _full_tower(config.encoder, context_bytes),
         "encoder_projection": pools * slots * 2 * width * config.patch_width,
         "encoder_cross": encoder_layers * (2 * rows * square + 2 * context_bytes * narrow + products),
         "global": _full_tower(config.global_model, slots),
-        "decoder_projection": slots * 2 * global_width * config.patch_width,
+        "decoder_projection": slots * 2 * global_width * config.read_width,
         "decoder_cross": decoder_layers * (2 * context_bytes * square + 2 * rows * narrow + products),
         "decoder": _full_tower(config.decoder, context_bytes),
         "output": context_bytes * 2 * width * VOCABULARY_SIZE,
@@ -209,8 +210,8 @@ def _full_megabyte(config: MegabyteConfig, context_bytes: int) -> dict[str, floa
 def cross_layers(config: BLTConfig) -> tuple[int, int]:
     """How many layers of the local encoder and of the local decoder have cross-attention."""
     cross = config.cross_attention
-    encoder = 1 if cross.encoder == "last" else config.encoder.layers
-    return encoder, 1 if cross.decoder == "first" else config.decoder.layers
+    every = {"none": 0, "last": 1, "first": 1}
+    return every.get(cross.encoder, config.encoder.layers), every.get(cross.decoder, config.decoder.layers)
 
 
 def _check(condition: bool, argument: str, value: object, advice: str) -> None:
@@ -289,11 +290,12 @@ def _tower_parameters(tower: TransformerConfig) -> int:
 def parameters(config: ModelConfig) -> dict[str, int]:
     """Number of parameters of each group of a model; the sum of the values is the whole model.
 
-    The groups of a BLT: byte_embedding, hash_embedding, encoder, encoder_cross (with its patch projection and the
-    input projection of the global model), global, decoder_cross (with its patch projection), decoder, output. Of a
-    flat model: embedding, tower, output. An output includes the norm before it. Of MEGABYTE: global_embedding,
-    position_embedding, pad_embedding, patch_encoder, global (with its norm), global_projection, local, output (which is
-    the local embedding too). Of SpaceByte: byte_embedding, encoder, global, decoder, output.
+    The groups of a BLT: byte_embedding, hash_embedding, encoder, encoder_cross (with its patch projection, or the
+    queries that are learned, and the input projection of the global model), global, decoder_cross (with its patch
+    projection), decoder, output. Of a flat model: embedding, tower, output. An output includes the norm before it. Of
+    MEGABYTE: global_embedding, position_embedding, pad_embedding, patch_encoder, global (with its norm),
+    global_projection, local, output (which is the local embedding too). Of SpaceByte: byte_embedding, encoder, global,
+    decoder, output.
     """
     if isinstance(config, MegabyteConfig):
         size, width, local_width = config.patch_bytes, config.embedding_width, config.local_model.width
@@ -327,13 +329,15 @@ def parameters(config: ModelConfig) -> dict[str, int]:
     encoder_layers, decoder_layers = cross_layers(config)
     cross = 2 * width**2 + 2 * width**2 * config.cross_key_heads // config.cross_heads + 2 * width
     input_projection = config.patch_width * global_width if config.has_input_projection else 0
+    learned = config.cross_attention.pooling == "none"
+    first = config.cross_attention.k * width if learned else width * config.patch_width
     return {
         "byte_embedding": VOCABULARY_SIZE * width,
         "hash_embedding": config.hash.tables * config.hash.buckets * width,
         "encoder": _tower_parameters(config.encoder),
-        "encoder_cross": width * config.patch_width + encoder_layers * cross + input_projection,
+        "encoder_cross": first + encoder_layers * cross + input_projection,
         "global": _tower_parameters(config.global_model),
-        "decoder_cross": global_width * config.patch_width + decoder_layers * cross,
+        "decoder_cross": global_width * config.read_width + decoder_layers * cross,
         "decoder": _tower_parameters(config.decoder),
         "output": width + width * VOCABULARY_SIZE,
     }

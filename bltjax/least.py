@@ -89,6 +89,8 @@ def _kernels_and_tables(model: ModelConfig, ways: int) -> tuple[float, list[tupl
     kernels, tables = 0.0, []
     for path, leaf in parameter_paths(families.abstract_params(model)):
         axes, size = parameter_axes(path), math.prod(leaf.shape)
+        if path.endswith("first_query/table"):
+            continue  # k rows, small
         if path.endswith("table"):
             tables.append((float(size), leaf.shape[1]))
         elif "shard" in axes:
@@ -120,4 +122,8 @@ def _cross_attention(
     rows = slots * model.cross_attention.k * model.encoder.width / ways * _share(parts)
     yield "sequence", encoder * 2 * rows * (width + SUMS)  # queries to the bytes, sums of what these find back
     yield "sequence", decoder * 2 * 2 * rows * width  # keys and values
-    yield "sequence", 2 * slots * model.encoder.width * _share(parts) * width  # what bytes are pooled to
+    summed = 2 * slots * model.encoder.width * _share(parts) * width
+    if model.cross_attention.pooling != "none":
+        yield "sequence", summed  # what bytes are pooled to
+    if not decoder:
+        yield "sequence", summed  # the row that is added to bytes

@@ -47,7 +47,7 @@ _CROSS = r"(?:encoder|decoder)/cross_attention"
 
 PARAMETER_RULES: Sequence[tuple[str, tuple[str, ...]]] = (
     (r"(?:(?:byte|global|local)_)?embedding/table", ("vocabulary", "shard")),
-    (r"(?:position_embedding|global_pad|local_pad)/table", ("rows", "shard")),
+    (r"(?:position_embedding|global_pad|local_pad|encoder/first_query)/table", ("rows", "shard")),
     (r"hash_embedding/table", ("buckets", "shard")),
     (rf"(?:{_STACK}/attention|{_CROSS})/(?:query|key|value)/kernel", ("layers", "shard", "heads", "head_width")),
     (rf"(?:{_STACK}/attention|{_CROSS})/out/kernel", ("layers", "heads", "head_width", "shard")),

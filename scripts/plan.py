@@ -12,6 +12,7 @@ import dataclasses
 import json
 import math
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -117,7 +118,8 @@ def main(arguments: Arguments) -> None:
     print(ledger.as_text(found))
     if probes:
         print(f"\nWhat was measured, to be kept in {arguments.machines.name}:\n{fraction_toml(machine, probes)}")
-    print(f"\nTo run it:\n{command(study)}")
+    runs = shlex.join(["python", "scripts/study.py", "run", str(arguments.study)])
+    print(f"\nTo run it:\n{runs if study.variants else command(study)}")
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(ledger.as_json(found), indent=1, default=str, allow_nan=False) + "\n")
     if arguments.csv is not None:

@@ -139,11 +139,15 @@ def local_encoder(p, config: BLTConfig, x, ids, patches, documents):
     h, rows, used = x, None, 0
     for index in range(config.encoder.layers):
         h = layer(layer_of(p["layers"], index), config.encoder, h, documents)
-        if cross.encoder == "last" and index < config.encoder.layers - 1:
+        if cross.encoder in ("last", "none") and index < config.encoder.layers - 1:
             continue
-        if rows is None or cross.encoder == "all_repool":
+        if cross.pooling == "none" and rows is None:
+            rows = np.tile(p["first_query"]["table"], (batch, patches, 1))
+        elif rows is None or cross.encoder == "all_repool":
             rows = pool(h, ids, patches, cross.pooling) @ p["patch_projection"]["kernel"]
             rows = rows.reshape(batch, patches * cross.k, -1)
+        if cross.encoder == "none":
+            break
         block = layer_of(p["cross_attention"], used)
         rows = cross_attention(block, cross.residual, config.encoder.norm_epsilon, rows, h, visible)
         used += 1
@@ -161,10 +165,13 @@ def global_model(p, config: BLTConfig, rows, documents):
 def local_decoder(p, config: BLTConfig, h, latents, ids, documents):
     """Logits; ids are those of the patches that bytes may read."""
     cross, epsilon, (batch, patches, _) = config.cross_attention, config.decoder.norm_epsilon, latents.shape
-    rows = (latents @ p["patch_projection"]["kernel"]).reshape(batch, patches * cross.k, -1)
+    rows = latents @ p["patch_projection"]["kernel"]
+    if cross.decoder == "none":
+        h = h + np.stack([rows[row][ids[row]] for row in range(batch)])
+    rows = rows.reshape(batch, -1, h.shape[2])
     visible = np.repeat(ids[:, :, None] == np.arange(patches), cross.k, axis=2)
     for index in range(config.decoder.layers):
-        if cross.decoder == "all" or index == 0:
+        if cross.decoder == "all" or (cross.decoder == "first" and index == 0):
             block = layer_of(p["cross_attention"], index)
             h = cross_attention(block, cross.residual, epsilon, h, rows, visible)
         h = layer(layer_of(p["layers"], index), config.decoder, h, documents)

@@ -267,6 +267,30 @@ COUNTED = {
         4,
         32,
     ),
+    "blt, no cross-attention": (
+        BLTConfig(
+            encoder=TransformerConfig(128, 2, 4),
+            global_model=TransformerConfig(384, 1, 4),
+            decoder=TransformerConfig(128, 2, 2),
+            cross_attention=CrossAttentionConfig(k=3, encoder="none", decoder="none"),
+            hash=HashConfig(sizes=(3,), buckets=11),
+            compute=UNROLLED,
+        ),
+        4,
+        32,
+    ),
+    "blt, learned queries": (
+        BLTConfig(
+            encoder=TransformerConfig(128, 2, 4),
+            global_model=TransformerConfig(384, 1, 4),
+            decoder=TransformerConfig(128, 2, 2),
+            cross_attention=CrossAttentionConfig(k=3, encoder="all", decoder="first", pooling="none"),
+            hash=HashConfig(sizes=(3,), buckets=11),
+            compute=UNROLLED,
+        ),
+        4,
+        32,
+    ),
     "blt, grouped queries, other cross-attention": (
         BLTConfig(
             encoder=TransformerConfig(128, 2, 4, kv_heads=2),

@@ -66,6 +66,11 @@ def decoder(config):
     return functools.partial(quick_jit(decode), params(config)["decoder"])
 
 
+def name(config):
+    cross = config.cross_attention
+    return f"{cross.encoder}, pooling {cross.pooling}"
+
+
 def close(got, want):
     np.testing.assert_allclose(got, want, atol=2e-5 * np.abs(want).max())
 
@@ -74,10 +79,13 @@ ENCODERS = [
     with_cross(encoder="last"),
     with_cross(encoder="all", pooling="mean", residual="single"),
     with_cross(encoder="all_repool", pooling="min", kv_heads=1),
+    with_cross(encoder="none"),
+    with_cross(encoder="last", pooling="none"),
+    with_cross(encoder="all", pooling="none"),
 ]
 
 
-@pytest.mark.parametrize("config", ENCODERS, ids=lambda config: config.cross_attention.encoder)
+@pytest.mark.parametrize("config", ENCODERS, ids=name)
 def test_bytes_and_patches_are_those_of_dense_masks_in_float64(config):
     h, rows = encoder(config)(X, DOCUMENTS)
     weights = jax.tree.map(np.float64, params(config)["encoder"])
@@ -86,7 +94,7 @@ def test_bytes_and_patches_are_those_of_dense_masks_in_float64(config):
     close(rows, want_rows)
 
 
-@pytest.mark.parametrize("config", ENCODERS, ids=lambda config: config.cross_attention.encoder)
+@pytest.mark.parametrize("config", ENCODERS, ids=name)
 def test_a_patch_depends_on_no_byte_after_it(config):
     h, rows = encoder(config)(X, DOCUMENTS)
     for t in (3, 11):
@@ -109,7 +117,7 @@ def test_pooling_anew_at_every_layer_is_another_model():
     assert not np.allclose(rows, other_rows, rtol=0.1)
 
 
-DECODERS = [with_cross(decoder="first", residual="single"), with_cross(decoder="all", k=1)]
+DECODERS = [with_cross(decoder="first", residual="single"), with_cross(decoder="all", k=1), with_cross(decoder="none")]
 
 
 @pytest.mark.parametrize("config", DECODERS, ids=lambda config: config.cross_attention.decoder)
@@ -133,8 +141,8 @@ def test_a_byte_reads_the_newest_complete_patch_and_none_after_it(config):
 def test_the_encoder_hands_on_what_it_computes_in():
     config = dataclasses.replace(CONFIG, compute=dataclasses.replace(CONFIG.compute, dtype="bfloat16"))
     patches = jax.eval_shape(lambda: Patches.from_starts(STARTS, PATCHES))
-    for kind in ("last", "all", "all_repool"):
-        cross = dataclasses.replace(config.cross_attention, encoder=kind)
+    for kind, pooling in (("last", "max"), ("all", "max"), ("all_repool", "max"), ("none", "max"), ("all", "none")):
+        cross = dataclasses.replace(config.cross_attention, encoder=kind, pooling=pooling)
         module = LocalEncoder(dataclasses.replace(config, cross_attention=cross))
         x = jax.ShapeDtypeStruct(X.shape, jnp.bfloat16)
         (h, rows), variables = jax.eval_shape(module.init_with_output, jax.random.key(0), x, patches, None)

@@ -1,5 +1,6 @@
 """The mesh, the table of rules, and the helper that is called with and without a mesh."""
 
+import dataclasses
 import math
 import re
 
@@ -39,7 +40,8 @@ FULL_BLT = BLTConfig(  # every parameter that a BLT can have
     TOWER, TransformerConfig(24, 2, 2, hidden=16), TOWER, CrossAttentionConfig(k=2), HashConfig(buckets=7)
 )
 FULL_MEGABYTE = MegabyteConfig(TOWER, TOWER, patch_encoder="convolution")
-FULL = (FULL_BLT, FULL_MEGABYTE, SpaceByteConfig(TOWER, TOWER, TOWER))
+LEARNED_BLT = dataclasses.replace(FULL_BLT, cross_attention=CrossAttentionConfig(pooling="none"))
+FULL = (FULL_BLT, LEARNED_BLT, FULL_MEGABYTE, SpaceByteConfig(TOWER, TOWER, TOWER))
 
 
 def test_every_parameter_of_every_preset_matches_one_rule_of_its_rank():

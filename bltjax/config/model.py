@@ -40,14 +40,19 @@ class CrossAttentionConfig:
     k: int = 2  # latents per patch: how many local rows one patch is cut into
     heads: int | None = None  # None: as many as the local encoder has
     kv_heads: int | None = None  # None: as many as heads; fewer: grouped queries, as in the Hugging Face port
-    encoder: Literal["last", "all", "all_repool"] = "last"  # all_repool: pool the bytes anew at every layer
-    decoder: Literal["first", "all"] = "all"
+    # Layers that have it. all_repool: pool the bytes anew at every layer; none: patches are what their bytes pool to.
+    encoder: Literal["last", "all", "all_repool", "none"] = "last"
+    decoder: Literal["first", "all", "none"] = "all"  # none: a projection of its patch is added to each byte
     residual: Literal["double", "single"] = "double"  # code: 2 x + attention; paper: x + attention
-    pooling: Literal["max", "mean", "min"] = "max"  # how the bytes of a patch make its first query
+    # How the bytes of a patch make its first queries; none: these are learned, the same for all patches.
+    pooling: Literal["max", "mean", "min", "none"] = "max"
 
     def __post_init__(self) -> None:
         at_least(self, "cross_attention.", k=1, heads=1, kv_heads=1)
         check_choices(self, "cross_attention.")
+        pooled = self.encoder in ("none", "all_repool")
+        advice = f"does not go with encoder={self.encoder!r}, which pools: choose max, mean or min."
+        require(self.pooling != "none" or not pooled, "cross_attention.pooling", "none", advice)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +88,11 @@ class BLTConfig:
     def patch_width(self) -> int:
         """Features of one patch as the local encoder hands it on: k rows of the local width."""
         return self.cross_attention.k * self.encoder.width
+
+    @property
+    def read_width(self) -> int:
+        """Features of one patch as the local decoder reads it: k rows, or one where it is added to bytes."""
+        return self.encoder.width if self.cross_attention.decoder == "none" else self.patch_width
 
     @property
     def has_input_projection(self) -> bool:

@@ -34,7 +34,7 @@ from bltjax.generate.cache import Cache, after, first_of_documents, read_layers,
 from bltjax.generate.pieces import Heads, by_patch, cross, ends_document, patch_documents, run_patches
 from bltjax.generate.spacebyte import SpaceByteState, Spaced
 from bltjax.generate.state import BEFORE, Latent, LatentState
-from bltjax.local import byte_logits
+from bltjax.local import byte_logits, per_patch
 from bltjax.patching import next_byte_entropy
 from bltjax.patching.rules import LOOK_BACK, next_starts
 
@@ -146,7 +146,7 @@ def take(
     window = jnp.concatenate([state.ids, ids], axis=1)
     starts &= real
     outs, encoder, first = _encode(model, p, state, window, position, count)
-    readers = p["encoder"]["cross_attention"]
+    readers = p["encoder"].get("cross_attention", ())
     kept = [cross(config, config.encoder, readers[number], "read", outs[1 + layer]) for number, layer in model.readers]
     keys, values = tuple(pair[0] for pair in kept), tuple(pair[1] for pair in kept)
     pieces = by_patch(model, state, outs[1 + model.pooled_layer], window, starts, count)
@@ -246,6 +246,8 @@ def _decode(
     config, params = model.config, p["decoder"]
 
     def ask(layer: int, h: Array) -> Array:
+        if layer == model.askers == 0:
+            return h + per_patch(newest_keys[0][:, :, 0], newest)
         if layer >= model.askers:
             return h
         keys, values = (spread_heads(kept[layer], config.cross_heads) for kept in (newest_keys, newest_values))

@@ -31,7 +31,7 @@ from bltjax.generate.cache import (
 )
 from bltjax.generate.state import Latent, LatentState
 from bltjax.global_model import latent_inputs
-from bltjax.local import cross_attention_of, first_queries, latent_rows
+from bltjax.local import cross_attention_of, first_queries, latent_rows, learned_queries
 
 GROUP = 32  # patches that the global model reads at once, of those that end in a part of a prompt
 
@@ -69,6 +69,7 @@ def by_patch(model: Latent, state: LatentState, h: Array, window: Array, starts:
     ended = jnp.sum(starts, axis=1, dtype=jnp.int32)
     lies_in = jnp.where(real, jnp.cumsum(starts, axis=1, dtype=jnp.int32) - starts, new + 1)
     how = model.config.cross_attention.pooling
+    how = "max" if how == "none" else how  # nobody asks for it then
     pooled = pool(h, lies_in, new + 2, how)[:, : new + 1]
     in_first = jnp.sum(lies_in == 0, axis=1)
     pooled = pooled.at[:, 0].set(pool_on(pooled[:, 0], in_first, state.open_pool, state.open_bytes, how))
@@ -112,7 +113,7 @@ def run_patches(
         return jnp.pad(x, ((0, 0), (0, slots + 1 - x.shape[1]), *(((0, 0),) * (x.ndim - 2))))
 
     first, pooled = (widened(x) for x in (patch_documents(model, state, pieces)[0], pieces.pooled))
-    readers = p["encoder"]["cross_attention"]
+    readers = p["encoder"].get("cross_attention", ())
     stored_bytes = state.open_bytes
 
     def one_group(number: Array, carry: Any) -> Any:
@@ -122,7 +123,10 @@ def run_patches(
         def part(x: Array) -> Array:
             return jax.lax.dynamic_slice_in_dim(x, begin, group, 1)
 
-        rows = first_queries(config, part(pooled), p["encoder"]["patch_projection"]["kernel"])
+        if config.cross_attention.pooling == "none":
+            rows = run_part(functools.partial(learned_queries, config), p["encoder"], pooled.shape[0], group)
+        else:
+            rows = first_queries(config, part(pooled), p["encoder"]["patch_projection"]["kernel"])
         # Each patch has k queries; those of the patch that was open see its earlier bytes too.
         whose = jnp.repeat(begin + jnp.arange(group), config.cross_attention.k)[None, :, None]
         among_new = whose == pieces.lies_in[:, None, :]
@@ -154,6 +158,8 @@ def run_patches(
         def put(kept: Array, found: Array) -> Array:
             return jax.lax.dynamic_update_slice_in_dim(kept, found.astype(kept.dtype), 1 + begin, 1)
 
+        if not model.askers:
+            newest_keys = (put(newest_keys[0], rows[..., None, :]),)
         for layer in range(model.askers):
             keys, values = cross(config, config.decoder, p["decoder"]["cross_attention"][layer], "read", rows)
             newest_keys = (*newest_keys[:layer], put(newest_keys[layer], keys), *newest_keys[layer + 1 :])

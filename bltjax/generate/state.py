@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from bltjax.config import BLTConfig, EntropyModelConfig, PatcherConfig
+from bltjax.flops import cross_layers
 from bltjax.generate import flat
 from bltjax.generate.cache import Cache, Kept, empty_cache, empty_kept, split_layers
 from bltjax.patching.rules import LOOK_BACK, longest_patches
@@ -48,6 +49,8 @@ class Latent:
     def readers(self) -> list[tuple[int, int]]:
         """For each cross-attention of the encoder that matters: its number, and the layer whose rows it reads."""
         layers, kind = self.config.encoder.layers, self.config.cross_attention.encoder
+        if kind == "none":
+            return []
         if kind == "all":
             return [(layer, layer) for layer in range(layers)]
         return [(0 if kind == "last" else layers - 1, layers - 1)]
@@ -60,7 +63,7 @@ class Latent:
     @property
     def askers(self) -> int:
         """Cross-attentions of the decoder."""
-        return self.config.decoder.layers if self.config.cross_attention.decoder == "all" else 1
+        return cross_layers(self.config)[1]
 
     @property
     def open_places(self) -> int:
@@ -85,8 +88,8 @@ class LatentState:
     patches: Int[Array, "batch"]  # that have ended
     patch_document: Int[Array, "batch"]  # patch with which the document of the next patch begins
     latents: Cache  # the global model's
-    newest_keys: tuple[Float[Array, "batch k key_heads head_width"], ...]  # of the newest latent, by decoder layer
-    newest_values: tuple[Float[Array, "batch k key_heads head_width"], ...]
+    newest_keys: tuple[Float[Array, "batch j heads features"], ...]  # of the newest latent, by decoder layer
+    newest_values: tuple[Float[Array, "batch j heads features"], ...]
     decoder: Cache
 
 
@@ -111,6 +114,8 @@ def empty(model: Latent, batch: int) -> LatentState:
     def rows(count: int, *shape: int) -> tuple[Array, ...]:
         return tuple(jnp.zeros((batch, *shape), dtype) for _ in range(count))
 
+    # Without cross-attention what bytes read of a latent is one row, which has the place of a key; it has no values.
+    row = (1, 1, 1, config.decoder.width)
     newest_shape = (model.askers, config.cross_attention.k, key_heads, head_width)
     entropy = model.entropy
     return LatentState(
@@ -127,7 +132,7 @@ def empty(model: Latent, batch: int) -> LatentState:
         patches=number(),
         patch_document=number(),
         latents=empty_cache(config.global_model, config.compute, batch, model.patches + model.ahead, model.ahead),
-        newest_keys=rows(*newest_shape),
+        newest_keys=rows(*newest_shape) if model.askers else rows(*row),
         newest_values=rows(*newest_shape),
         decoder=empty_cache(config.decoder, config.compute, batch, model.positions, model.ahead),
     )

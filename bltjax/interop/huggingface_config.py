@@ -224,7 +224,9 @@ def write_config(pretrained: Pretrained, one_document_rows: bool) -> dict[str, A
     for field, value, possible in (
         ("cross_attention.residual", cross.residual, cross.residual == "double"),
         ("cross_attention.pooling", cross.pooling, cross.pooling == "max"),
+        ("cross_attention.encoder", cross.encoder, cross.encoder != "none"),
         ("cross_attention.encoder", cross.encoder, cross.encoder != "all" or config.encoder.layers == 1),
+        ("cross_attention.decoder", cross.decoder, cross.decoder != "none"),
         ("cross_attention.heads", cross.heads, config.cross_heads == local_heads[0]),
         ("cross_attention.kv_heads", cross.kv_heads, config.cross_key_heads == local_heads[1]),
         ("decoder.heads", config.decoder.heads, config.decoder.heads == local_heads[0]),

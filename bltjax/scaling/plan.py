@@ -21,7 +21,7 @@ from bltjax.data.views import Source
 from bltjax.flops import Accounting, Breakdown, flops_per_byte
 from bltjax.scaling.rates import learning_rate_rule
 from bltjax.scaling.schedules import branch_step, scheduled
-from bltjax.scaling.series import named, patch_size
+from bltjax.scaling.series import patch_size, series_of
 from bltjax.scaling.store import digest
 from bltjax.scaling.study import Equal, Study, steps_within
 from bltjax.scaling.throughput import Throughput
@@ -204,11 +204,11 @@ def plan_run(
         log_every=max(1, steps // 50),
         checkpoint_every=1000,
     )
-    family, size = named(name)[0], patch_size(wanted)
+    size = patch_size(wanted)
     several = size is not None and len(study.patchers_of(name)) > 1
     return RunPlan(
         name=name,
-        series=f"{family}-{size:g}" if several else family,
+        series=series_of(name, size if several else None),
         budget=budget,
         wanted=wanted,
         seed=seed,
@@ -223,20 +223,21 @@ def plan_run(
 
 def plan_table(plans: Sequence[RunPlan]) -> str:
     """The runs to come, one a line, for people."""
+    wide = max(16, *(len(plan.name) for plan in plans))
     head = ("run", "budget", "FLOPs/byte paper", "full", "steps", "MB", "epochs", "bytes/unit", "fill")
-    lines = [("{:<16} {:>8} {:>16} {:>8} {:>7} {:>7} {:>6} {:>10} {:>5}").format(*head)]
+    lines = [(f"{{:<{wide}}} {{:>8}} {{:>16}} {{:>8}} {{:>7}} {{:>7}} {{:>6}} {{:>10}} {{:>5}}").format(*head)]
     for plan in plans:
         epochs = "?" if plan.epochs is None else f"{plan.epochs:.2f}"
         paper, full = (plan.flops[each].training for each in ("paper", "full"))
         lines.append(
-            f"{plan.name:<16} {plan.budget:>8.2g} {paper:>16.3g} {full:>8.3g} {plan.train.steps:>7,} "
+            f"{plan.name:<{wide}} {plan.budget:>8.2g} {paper:>16.3g} {full:>8.3g} {plan.train.steps:>7,} "
             f"{plan.bytes / 1e6:>7.2f} {epochs:>6} {plan.facts.unit_bytes:>10.2f} {plan.facts.slot_fill:>5.0%}"
         )
     by_warning: dict[str, list[str]] = {}
     for plan in plans:
         for warning in plan.warnings():
             by_warning.setdefault(warning, []).append(f"{plan.name} at {plan.budget:.2g}")
-    lines += [f"note: {warning}: {', '.join(names)}" for warning, names in by_warning.items()]
+    lines += [f"note: {warning}: {', '.join(dict.fromkeys(names))}" for warning, names in by_warning.items()]
     return "\n".join(lines)
 
 

@@ -59,6 +59,9 @@ def series_name(series: str) -> str:
     """What a series is called in figures: "BLT, entropy patches of 6 bytes"."""
     if series in FAMILY_NAMES:
         return FAMILY_NAMES[series]
+    series, mark, variant = series.partition("+")
+    if mark:
+        return f"{series_name(series)}: {variant}"
     family, _, size = series.rpartition("-")
     return f"{FAMILY_NAMES.get(family, family)} of {size} bytes" if family else series
 
@@ -122,13 +125,16 @@ def save(figure: Figure, folder: Path, name: str, kinds: Sequence[str] = ("png",
     return paths
 
 
-def _new(caption: str) -> tuple[Figure, Axes]:
+def new_figure(caption: str, panels: int = 1, left: float = 0.11) -> tuple[Figure, list[Axes]]:
+    """A figure with its caption below, and so many axes side by side."""
     lines = textwrap.wrap(caption, 108)
     margin = 0.25 + 0.15 * len(lines)  # inches below the axes' own labels
     height = 4.6 + margin
     figure = Figure(figsize=(7.2, height))
     FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.11, (margin + 0.5) / height, 0.86, (height - margin - 0.95) / height))
+    bottom, tall, room = (margin + 0.5) / height, (height - margin - 0.95) / height, 0.97 - left
+    wide = room / panels - 0.03 * (panels - 1) / panels
+    axes = [figure.add_axes((left + (wide + 0.03) * place, bottom, wide, tall)) for place in range(panels)]
     figure.text(0.02, 0.02, "\n".join(lines), fontsize=7.5, color="#444444", va="bottom")
     return figure, axes
 
@@ -165,7 +171,7 @@ def frontier_figure(rows: Sequence[Row], caption: str) -> Figure:
     """
     spent = spending_of(rows)
     with matplotlib.rc_context(STYLE):
-        figure, axes = _new(caption)
+        figure, (axes,) = new_figure(caption)
         all_series = list(dict.fromkeys(row["series"] for row in rows))
         for series in all_series:
             own = [row for row in rows if row["series"] == series]
@@ -191,7 +197,7 @@ def frontier_figure(rows: Sequence[Row], caption: str) -> Figure:
 def speed_figure(rows: Sequence[Row], caption: str) -> Figure:
     """Bytes written in a second against bits per byte; rows of a series are joined in the order of their budgets."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = _new(caption)
+        figure, (axes,) = new_figure(caption)
         all_series = list(dict.fromkeys(row["series"] for row in rows))
         for series in all_series:
             own = sorted((row for row in rows if row["series"] == series), key=lambda row: row["budget"])
@@ -261,7 +267,7 @@ def isoflop_figure(rows: Sequence[Row], caption: str) -> Figure:
     """
     series, fits, everything, rows = rows[0]["series"], isoflop_fits(rows), rows, chosen(rows)
     with matplotlib.rc_context(STYLE):
-        figure, axes = _new(caption)
+        figure, (axes,) = new_figure(caption)
         for index, budget in enumerate(sorted({row["budget"] for row in rows})):
             own = sorted((r for r in rows if r["budget"] == budget), key=lambda r: r["parameters_non_embedding"])
             colour = _COLOURS[index % len(_COLOURS)]

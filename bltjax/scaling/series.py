@@ -2,7 +2,7 @@
 
 A name is that of a preset, `byte-cpu-0`, or of a BLT with its rule in front of the size: `blt-space-cpu-0` is the model
 `blt-cpu-0` on patches after spaces. `blt` alone is `blt-entropy`. A token model with another vocabulary than its preset
-says how many tokens: `token-cpu-0-v512`.
+says how many tokens: `token-cpu-0-v512`. After a plus a name has that of a variant.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ RULES: Mapping[str, PatcherConfig] = {
     "blt-bpe": PatcherConfig(rule="bpe"),
 }
 
-_VOCABULARY = re.compile(r"(?P<size>token-.+)-v(?P<tokens>[1-9]\d*)")
+_VOCABULARY = re.compile(r"(?P<size>token-[^+]+)-v(?P<tokens>[1-9]\d*)")
 
 
 def named(name: str) -> tuple[str, ModelConfig]:
@@ -65,13 +65,14 @@ def with_vocabulary(name: str, tokens: int) -> str:
 
 def size_name(name: str) -> str:
     """A name without its vocabulary: what models have in common that differ in it alone."""
-    found = _VOCABULARY.fullmatch(name)
-    return found["size"] if found else name
+    base, mark, variant = name.partition("+")
+    found = _VOCABULARY.fullmatch(base)
+    return f"{found['size'] if found else base}{mark}{variant}"
 
 
 def rule_of(name: str) -> PatcherConfig | None:
     """How text is cut for the model of a name, sizes left at their defaults; None where it reads no patches."""
-    family, model = named(name)
+    family, model = named(name.partition("+")[0])  # a variant is cut for as its preset is
     return RULES.get(family, usual_patcher(model))
 
 
@@ -80,3 +81,29 @@ def patch_size(wanted: PatcherConfig | None) -> float | None:
     if wanted is None or wanted.rule not in ("entropy", "strided"):
         return None
     return wanted.mean_patch_bytes if wanted.rule == "entropy" else float(wanted.size)
+
+
+def sized(rule: PatcherConfig | None, patch_bytes: float) -> PatcherConfig:
+    """A rule with patches of a size.
+
+    Raises:
+      ValueError: for one that leaves no choice of size, or a size that it refuses.
+    """
+    if patch_size(rule) is None or rule is None:
+        raise ValueError(f"patch_size={patch_bytes:g}: this model's patches have no size to choose.")
+    if rule.rule == "entropy":
+        return dataclasses.replace(rule, mean_patch_bytes=patch_bytes)
+    if patch_bytes != int(patch_bytes):
+        raise ValueError(f"patch_size={patch_bytes:g}: patches of one length have whole bytes.")
+    return dataclasses.replace(rule, size=int(patch_bytes))
+
+
+def series_of(name: str, size: float | None = None) -> str:
+    """What the model of a name is compared as: its family and variant, whatever its size: `blt-6+no-hash`.
+
+    Args:
+      size: bytes per patch, where its study has several.
+    """
+    base, mark, variant = name.partition("+")
+    family = named(base)[0]
+    return f"{family if size is None else f'{family}-{size:g}'}{mark}{variant}"

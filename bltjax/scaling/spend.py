@@ -20,7 +20,7 @@ from bltjax.scaling.forecast import Forecast, Foreseen, Piece
 from bltjax.scaling.machines import Machine
 from bltjax.scaling.plan import RunPlan
 from bltjax.scaling.plots import flops_text
-from bltjax.scaling.series import named
+from bltjax.scaling.series import series_of
 from bltjax.scaling.study import Study
 
 SHARED = "entropy"  # the series of what runs share
@@ -246,7 +246,7 @@ def bill(
         return Item(label, series, run, training, scoring, fraction, seconds, spent, money, done, piece)
 
     def names_of(label: str, plan: RunPlan) -> tuple[str, ...]:
-        return (label, plan.name, plan.series, named(plan.name)[0], plan.family)
+        return (label, plan.name, plan.series, series_of(plan.name.partition("+")[0]), plan.family)
 
     items, scored = [], scored_bytes(forecast)
     for run in forecast.runs:

@@ -6,13 +6,16 @@ A budget is a number of training FLOPs, or of device-seconds.
 import dataclasses
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from bltjax.config import EntropyModelConfig, ModelConfig, PatcherConfig, RowsConfig, TokenTransformerConfig
 from bltjax.flops import Accounting, flops_per_byte
 from bltjax.presets import preset
 from bltjax.scaling.schedules import Schedule, check_schedule
-from bltjax.scaling.series import Family, named, patch_size, rule_of, with_vocabulary
+from bltjax.scaling.series import Family, named, patch_size, rule_of, sized, with_vocabulary
+from bltjax.scaling.variants import Variant
 
 Equal = Literal["flops", "seconds"]
 NOMINAL_BYTES = 4.0  # of a token or a patch, before it is measured; only to refuse budgets that are far too small
@@ -32,6 +35,9 @@ class Study:
     """Sizes of each family: the presets <family>-<size>."""
     preset: tuple[str, ...] = ()
     """Names of presets, in the place of families and sizes."""
+    variants: Annotated[tuple[Variant, ...], tyro.conf.Suppress] = ()
+    """Changed presets, after those of `preset`, in the place of families and sizes. One of an entropy model is to be
+    named, as <preset>+<name>, in entropy_model."""
     budgets: tuple[float, ...] = (8e10, 2e11, 5e11)
     """Training FLOPs of a run; or, with equal="seconds", device-seconds."""
     equal: Equal = "flops"
@@ -44,7 +50,7 @@ class Study:
     patch_lengths: tuple[int, ...] = (4,)
     """Bytes of a patch of blt-strided."""
     vocabularies: tuple[int, ...] = ()
-    """Tokens of the BPE of token models, each trained with each; none: their presets' own."""
+    """Tokens of the BPE of token models, each trained with each; none: their presets' own. Variants keep theirs."""
     delimiter_tokens: int = 2048
     """Tokens of the BPE whose tokens are the patches of blt-bpe."""
     accounting: Accounting = "paper"
@@ -112,9 +118,12 @@ class Study:
             raise ValueError(f"vocabularies={wrong}: 256 bytes and at least one token are needed.")
         if self.delimiter_tokens <= 256:
             raise ValueError(f"delimiter_tokens={self.delimiter_tokens}: 256 bytes and at least one token are needed.")
-        if not isinstance(preset(self.entropy_model), EntropyModelConfig):
+        if not isinstance(self._entropy_model(), EntropyModelConfig):
             raise ValueError(f"entropy_model={self.entropy_model!r}: name the preset of an entropy model.")
-        if self.vocabularies and not any(isinstance(m, TokenTransformerConfig) for m in self.models().values()):
+        names = [*self.preset, *(variant.full_name for variant in self.variants)]
+        if len(set(names)) < len(names):
+            raise ValueError(f"variants={names}: give each name once.")
+        if self.vocabularies and not any(isinstance(named(name)[1], TokenTransformerConfig) for name in self._names()):
             raise ValueError(f"vocabularies={self.vocabularies!r}: the study has no token model that could have them.")
         for name, model in self.models().items():
             if isinstance(model, EntropyModelConfig):
@@ -130,8 +139,16 @@ class Study:
 
     def models(self) -> dict[str, ModelConfig]:
         """The models of the study by name, computed as it asks for."""
-        names = self.preset or tuple(f"{family}-{size}" for family in self.families for size in self.sizes)
-        return {each: self._computed(named(each)[1]) for name in names for each in self._sizes_of(name)}
+        variants = {each.full_name: each.model() for each in self.variants if each.full_name != self.entropy_model}
+        names = (each for name in self._names() for each in self._sizes_of(name))
+        models = {name: named(name)[1] for name in names}
+        return {name: self._computed(model) for name, model in (models | variants).items()}
+
+    def _names(self) -> tuple[str, ...]:
+        """Of models that are no variants."""
+        if self.preset or any(each.full_name != self.entropy_model for each in self.variants):
+            return self.preset
+        return tuple(f"{family}-{size}" for family in self.families for size in self.sizes)
 
     def _sizes_of(self, name: str) -> tuple[str, ...]:
         """A name, or one for each vocabulary that is asked for."""
@@ -141,9 +158,13 @@ class Study:
 
     def patcher_model(self) -> EntropyModelConfig:
         """The model whose entropies set the patches."""
-        model = self._computed(preset(self.entropy_model))
+        model = self._computed(self._entropy_model())
         assert isinstance(model, EntropyModelConfig)
         return model
+
+    def _entropy_model(self) -> ModelConfig:
+        changed = {variant.full_name: variant for variant in self.variants}.get(self.entropy_model)
+        return preset(self.entropy_model) if changed is None else changed.model()
 
     def _computed(self, model: ModelConfig) -> ModelConfig:
         compute = dataclasses.replace(model.compute, dtype=self.dtype, remat=self.remat)
@@ -152,6 +173,9 @@ class Study:
     def patchers_of(self, name: str) -> tuple[PatcherConfig | None, ...]:
         """How text is cut for the models of a name, thresholds left open; (None,) for one that reads no patches."""
         rule = rule_of(name)
+        for variant in self.variants:
+            if variant.full_name == name and variant.patch_size is not None:
+                return (sized(rule, variant.patch_size),)
         if rule is not None and rule.rule == "entropy":
             return tuple(dataclasses.replace(rule, mean_patch_bytes=size) for size in self.patch_sizes)
         if rule is not None and rule.rule == "strided":

@@ -30,7 +30,13 @@ def read_study(path: Path) -> Study:
 
 
 def command(study: Study) -> str:
-    """The command that runs a study: every field that is not the default as a flag."""
+    """The command that runs a study: every field that is not the default as a flag.
+
+    Raises:
+      ValueError: for a study with variants, which have no flag.
+    """
+    if study.variants:
+        raise ValueError("variants: have no flag; run the study's file with scripts/study.py.")
     words = []
     for field in dataclasses.fields(Study):
         value = getattr(study, field.name)

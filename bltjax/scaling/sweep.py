@@ -22,10 +22,12 @@ from bltjax.scaling.store import Json, Run, write_json, write_table
 from bltjax.scaling.study import Study
 from bltjax.scaling.throughput import machine_of, measure, throughput_of
 from bltjax.scaling.trunk import branch_off, origin_of, seconds_spent, trunk_hash
+from bltjax.scaling.variants import MARK
 from bltjax.train import evaluate, fit
 
 Row = dict[str, Any]
 Cut = tuple[str, PatcherConfig | None]  # the name of a model, and how its text is cut
+PARABOLAS = "Parabolas in ln N, no intervals; dotted where the runs do not bracket an optimum."
 CHECKPOINT_SECONDS = 30.0  # at most so much work is lost to a kill
 
 
@@ -254,10 +256,12 @@ def run_study(study: Study, say: Callable[[str], None]) -> list[Row]:
 
 def draw(rows: Sequence[Row], study: Study, inputs: Inputs) -> list[Path]:
     """Writes the figures of a study: bits_per_byte, and isoflop_<series> for each series."""
-    about = caption(rows, study, inputs)
+    about = f"{caption(rows, study, inputs)} {PARABOLAS}"
     paths = plots.save(plots.frontier_figure(rows, about), study.out, "bits_per_byte")
     for series in dict.fromkeys(row["series"] for row in rows):
         own = [row for row in rows if row["series"] == series]
+        if MARK in series and len({row["preset"] for row in own}) == 1:
+            continue  # of a variant there is often one size alone
         paths += plots.save(plots.isoflop_figure(own, about), study.out, f"isoflop_{series}")
     return paths
 
@@ -271,8 +275,7 @@ def caption(rows: Sequence[Row], study: Study, inputs: Inputs) -> str:
         f"split off by hash, in windows of {study.row_bytes} bytes with {study.stride} new ones each; losses at the "
         f"end of each run's schedule, {study.schedule}. {_budgets_text(rows, study)}FLOPs: {rows[0]['accounting']}, "
         f"with measured bytes per patch and token. N leaves out byte, token and hash embeddings. Seeds: {seeds}. "
-        "Parabolas in ln N, no intervals; "
-        f"dotted where the runs do not bracket an optimum. {plots.vocabularies_text(rows)}"
+        f"{plots.vocabularies_text(rows)}"
     ).strip()
 
 
@@ -288,8 +291,8 @@ def _budgets_text(rows: Sequence[Row], study: Study) -> str:
 def summary(rows: Sequence[Row]) -> str:
     """The numbers that stand in the figures, for people."""
     head = ("series", "preset", "N", "budget", "FLOPs paper", "full", "MB", "epochs", "B/unit", "bits/byte")
-    wide = max(14, *(len(row["preset"]) for row in rows))
-    form = f"{{:<10}} {{:<{wide}}} {{:>7}} {{:>8}} {{:>11}} {{:>9}} {{:>7}} {{:>6}} {{:>6}} {{:>9}}"
+    wide = [max(least, *(len(row[name]) for row in rows)) for name, least in (("series", 10), ("preset", 14))]
+    form = f"{{:<{wide[0]}}} {{:<{wide[1]}}} {{:>7}} {{:>8}} {{:>11}} {{:>9}} {{:>7}} {{:>6}} {{:>6}} {{:>9}}"
     lines = [form.format(*head)]
     optima = []
     several, counts = swept(rows), {rows[index]["run"] for index in best_vocabulary(rows)}

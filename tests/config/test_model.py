@@ -37,6 +37,8 @@ megabyte = partial(MegabyteConfig, global_model=tower(), local_model=tower(), pa
         (lambda: CrossAttentionConfig(decoder="last"), r"cross_attention\.decoder='last'"),
         (lambda: CrossAttentionConfig(residual="triple"), r"cross_attention\.residual='triple'"),
         (lambda: CrossAttentionConfig(pooling="avg"), r"cross_attention\.pooling='avg'"),
+        (lambda: CrossAttentionConfig(encoder="none", pooling="none"), r"cross_attention\.pooling='none': does not go"),
+        (lambda: CrossAttentionConfig(encoder="all_repool", pooling="none"), r"encoder='all_repool', which pools"),
         (lambda: BLTConfig(tower(), tower(), tower(width=32)), r"decoder\.width=32: .* 16"),
         (lambda: BLTConfig(tower(layers=0), tower(), tower()), r"encoder\.layers=0"),
         (lambda: BLTConfig(tower(), tower(), tower(layers=0)), r"decoder\.layers=0"),

@@ -81,6 +81,24 @@ CASES = {
         EntropyModelConfig(TransformerConfig(8, 1, 2, hidden=16)),
     ),
     "strided by 4, at most 3": Case(RELEASED, PatcherConfig(rule="strided", size=4, max_patch_length=3), None),
+    "no cross-attention": Case(
+        dataclasses.replace(
+            RELEASED,
+            encoder=dataclasses.replace(LOCAL, layers=2),
+            cross_attention=CrossAttentionConfig(k=3, encoder="none", decoder="none", pooling="mean"),
+        ),
+        PatcherConfig(rule="space"),
+        None,
+    ),
+    "learned queries": Case(
+        dataclasses.replace(
+            RELEASED,
+            encoder=dataclasses.replace(LOCAL, layers=2),
+            cross_attention=CrossAttentionConfig(encoder="all", decoder="none", pooling="none"),
+        ),
+        PatcherConfig(rule="strided", size=3),
+        None,
+    ),
     "a patch a byte, no latent layers": Case(
         dataclasses.replace(RELEASED, global_model=dataclasses.replace(LATENT, layers=0)),
         PatcherConfig(rule="byte"),

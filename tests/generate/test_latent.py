@@ -98,7 +98,7 @@ def test_logits_are_those_of_the_parallel_pass(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_logits_of_many_more_random_cases(name):
-    """Six models by five random weights by eight prompts: 240 cases."""
+    """Eight models by five random weights by eight prompts: 320 cases."""
     assert len(CASES) * 5 * BATCH >= 200
     for seed in range(1, 6):
         check(name, seed)

@@ -41,3 +41,4 @@ def test_only_cross_attentions_that_matter_are_kept():
 
     assert readers("last") == [(0, 2)] and readers("all_repool") == [(2, 2)]
     assert readers("all") == [(0, 0), (1, 1), (2, 2)]
+    assert readers("none") == []

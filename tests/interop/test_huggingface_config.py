@@ -220,6 +220,8 @@ def test_a_file_that_is_no_object(tmp_path: Path, text: str):
         ("cross_attention.residual", {"residual": "single"}),
         ("cross_attention.pooling", {"pooling": "mean"}),
         ("cross_attention.encoder", {"encoder": "all"}),
+        ("cross_attention.encoder", {"encoder": "none"}),
+        ("cross_attention.decoder", {"decoder": "none"}),
         ("cross_attention.heads", {"heads": 4}),
         ("cross_attention.kv_heads", {"kv_heads": 1}),
         ("decoder.heads", dataclasses.replace(CONFIG, decoder=dataclasses.replace(LOCAL, heads=1))),

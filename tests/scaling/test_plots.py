@@ -87,7 +87,7 @@ def test_a_bowl_has_each_size_once_with_its_best_vocabulary():
     drawn = [line for line in axes.get_lines() if line.get_marker() == "o" and line.get_markersize() == 6]
     assert [len(line.get_xdata()) for line in drawn] == [4]
     text = vocabularies_text(rows)
-    assert "512, 1,024" in text and "1,024 at 1e10, 1,024 at 3e10" in text
+    assert "512, 1,024" in text and "1,024 at 1e10 FLOPs, 1,024 at 3e10 FLOPs" in text
     assert vocabularies_text(wanted[2:4]) == vocabularies_text(ROWS) == ""
 
 
@@ -131,3 +131,8 @@ def test_speeds_are_joined_in_the_order_of_budgets():
     axes = speed_figure(rows, "About.").axes[0]
     assert [line.get_xydata().tolist() for line in axes.lines] == [[[2.5, 100.0], [2.0, 50.0]]] * 2
     assert [text.get_text() for text in axes.texts] == ["1e10", "3e10"] * 2
+
+
+def test_a_variant_is_named_after_its_family():
+    assert series_name("blt+no-hash") == "BLT, entropy patches: no-hash"
+    assert series_name("blt-6+no-hash-2") == "BLT, entropy patches of 6 bytes: no-hash-2"
