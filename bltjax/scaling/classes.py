@@ -150,7 +150,7 @@ def _member(
 def _towers(
     shape: Shape, part: str, to: InferenceClass, patch_size: float, patcher: EntropyModelConfig | None, head_width: int
 ) -> Iterator[TransformerConfig]:
-    """Every width at which one layer is not yet too dear, each at the two depths around the class."""
+    """Widths from the least on, each at the two depths around the class."""
     own: TransformerConfig = getattr(shape, part)
 
     def cost(tower: TransformerConfig, layers: int) -> float:
@@ -168,8 +168,8 @@ def _towers(
         )
         none, one = cost(tower, 0), cost(tower, 1)
         depth = (to.flops_per_byte - none) / (one - none)  # every layer costs the same
-        if depth < 0.5:
-            return
+        if depth < 0.5 or width / math.ceil(depth) > MOST_ASPECT * own.width / own.layers:
+            return  # wider towers are too dear, or too flat
         for layers in {max(1, math.floor(depth)), math.ceil(depth)}:
             yield dataclasses.replace(tower, layers=layers)
         heads += group

@@ -35,7 +35,7 @@ RULES: Mapping[str, PatcherConfig] = {
     "blt-bpe": PatcherConfig(rule="bpe"),
 }
 
-_VOCABULARY = re.compile(r"(?P<size>token-.+)-v(?P<tokens>[1-9]\d*)")
+_VOCABULARY = re.compile(r"(?P<size>token-[^+]+)-v(?P<tokens>[1-9]\d*)")
 
 
 def named(name: str) -> tuple[str, ModelConfig]:
@@ -65,8 +65,9 @@ def with_vocabulary(name: str, tokens: int) -> str:
 
 def size_name(name: str) -> str:
     """A name without its vocabulary: what models have in common that differ in it alone."""
-    found = _VOCABULARY.fullmatch(name)
-    return found["size"] if found else name
+    base, mark, variant = name.partition("+")
+    found = _VOCABULARY.fullmatch(base)
+    return f"{found['size'] if found else base}{mark}{variant}"
 
 
 def rule_of(name: str) -> PatcherConfig | None:
@@ -80,6 +81,21 @@ def patch_size(wanted: PatcherConfig | None) -> float | None:
     if wanted is None or wanted.rule not in ("entropy", "strided"):
         return None
     return wanted.mean_patch_bytes if wanted.rule == "entropy" else float(wanted.size)
+
+
+def sized(rule: PatcherConfig | None, patch_bytes: float) -> PatcherConfig:
+    """A rule with patches of a size.
+
+    Raises:
+      ValueError: for one that leaves no choice of size, or a size that it refuses.
+    """
+    if patch_size(rule) is None or rule is None:
+        raise ValueError(f"patch_size={patch_bytes:g}: this model's patches have no size to choose.")
+    if rule.rule == "entropy":
+        return dataclasses.replace(rule, mean_patch_bytes=patch_bytes)
+    if patch_bytes != int(patch_bytes):
+        raise ValueError(f"patch_size={patch_bytes:g}: patches of one length have whole bytes.")
+    return dataclasses.replace(rule, size=int(patch_bytes))
 
 
 def series_of(name: str, size: float | None = None) -> str:

@@ -14,7 +14,7 @@ from bltjax.config import EntropyModelConfig, ModelConfig, PatcherConfig, RowsCo
 from bltjax.flops import Accounting, flops_per_byte
 from bltjax.presets import preset
 from bltjax.scaling.schedules import Schedule, check_schedule
-from bltjax.scaling.series import Family, named, patch_size, rule_of, with_vocabulary
+from bltjax.scaling.series import Family, named, patch_size, rule_of, sized, with_vocabulary
 from bltjax.scaling.variants import Variant
 
 Equal = Literal["flops", "seconds"]
@@ -50,7 +50,7 @@ class Study:
     patch_lengths: tuple[int, ...] = (4,)
     """Bytes of a patch of blt-strided."""
     vocabularies: tuple[int, ...] = ()
-    """Tokens of the BPE of token models, each trained with each; none: their presets' own."""
+    """Tokens of the BPE of token models, each trained with each; none: their presets' own. Variants keep theirs."""
     delimiter_tokens: int = 2048
     """Tokens of the BPE whose tokens are the patches of blt-bpe."""
     accounting: Accounting = "paper"
@@ -123,7 +123,7 @@ class Study:
         names = [*self.preset, *(variant.full_name for variant in self.variants)]
         if len(set(names)) < len(names):
             raise ValueError(f"variants={names}: give each name once.")
-        if self.vocabularies and not any(isinstance(m, TokenTransformerConfig) for m in self.models().values()):
+        if self.vocabularies and not any(isinstance(named(name)[1], TokenTransformerConfig) for name in self._names()):
             raise ValueError(f"vocabularies={self.vocabularies!r}: the study has no token model that could have them.")
         for name, model in self.models().items():
             if isinstance(model, EntropyModelConfig):
@@ -140,10 +140,15 @@ class Study:
     def models(self) -> dict[str, ModelConfig]:
         """The models of the study by name, computed as it asks for."""
         variants = {each.full_name: each.model() for each in self.variants if each.full_name != self.entropy_model}
-        ladders = () if variants else tuple(f"{family}-{size}" for family in self.families for size in self.sizes)
-        names = [each for name in self.preset or ladders for each in self._sizes_of(name)]
+        names = (each for name in self._names() for each in self._sizes_of(name))
         models = {name: named(name)[1] for name in names}
         return {name: self._computed(model) for name, model in (models | variants).items()}
+
+    def _names(self) -> tuple[str, ...]:
+        """Of models that are no variants."""
+        if self.preset or any(each.full_name != self.entropy_model for each in self.variants):
+            return self.preset
+        return tuple(f"{family}-{size}" for family in self.families for size in self.sizes)
 
     def _sizes_of(self, name: str) -> tuple[str, ...]:
         """A name, or one for each vocabulary that is asked for."""
@@ -168,6 +173,9 @@ class Study:
     def patchers_of(self, name: str) -> tuple[PatcherConfig | None, ...]:
         """How text is cut for the models of a name, thresholds left open; (None,) for one that reads no patches."""
         rule = rule_of(name)
+        for variant in self.variants:
+            if variant.full_name == name and variant.patch_size is not None:
+                return (sized(rule, variant.patch_size),)
         if rule is not None and rule.rule == "entropy":
             return tuple(dataclasses.replace(rule, mean_patch_bytes=size) for size in self.patch_sizes)
         if rule is not None and rule.rule == "strided":

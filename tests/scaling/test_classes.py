@@ -15,7 +15,7 @@ TINY = InferenceClass.of(preset("token-cpu-3"), 3.0, 256)
 @pytest.mark.parametrize("accounting", ["paper", "full"])
 @pytest.mark.parametrize(("reference", "unit", "context", "shape", "patch_sizes"), [
     ("token-470m", 3.7, 8192, "blt-400m", (4.5, 6, 8)),
-    ("token-3.6b", 3.7, 8192, "blt-4b", (4.5, 6, 8, 12)),
+    ("token-3.6b", 3.7, 8192, "blt-4b", (6, 12)),
     ("token-cpu-3", 3.0, 256, "blt-cpu-2", (4.5,)),
     ("token-3.6b", 3.7, 8192, "spacebyte-793m", (5.0,)),
     ("token-3.6b", 3.7, 8192, "byte-450m", (1.0,)),
@@ -92,8 +92,8 @@ def test_of_what_fits_the_shape_s_own_proportions_are_nearest():
     member = fitted(preset("blt-400m"), 8, SMALL)
     own = preset("blt-400m").global_model
     others = []
-    for heads in range(4, 20):
-        for layers in range(1, 120):
+    for heads in range(7, 18):
+        for layers in range(14, 60):
             tower = dataclasses.replace(own, width=128 * heads, heads=heads, layers=layers)
             forward = SMALL.forward(dataclasses.replace(preset("blt-400m"), global_model=tower), 8)
             if abs(forward / SMALL.flops_per_byte - 1) <= TOLERANCE:

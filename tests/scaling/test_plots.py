@@ -87,7 +87,7 @@ def test_a_bowl_has_each_size_once_with_its_best_vocabulary():
     drawn = [line for line in axes.get_lines() if line.get_marker() == "o" and line.get_markersize() == 6]
     assert [len(line.get_xdata()) for line in drawn] == [4]
     text = vocabularies_text(rows)
-    assert "512, 1,024" in text and "1,024 at 1e10, 1,024 at 3e10" in text
+    assert "512, 1,024" in text and "1,024 at 1e10 FLOPs, 1,024 at 3e10 FLOPs" in text
     assert vocabularies_text(wanted[2:4]) == vocabularies_text(ROWS) == ""
 
 
