@@ -11,8 +11,8 @@ is a latent model that saves nothing. The BLT paper compares them in its Table 6
 Expected: entropy and spaces ahead of patches of equal length, as in the paper; patches of one byte behind, since at
 equal FLOPs they see half the bytes, and BPE patches too, since they pay for the delimiter after each token, in FLOPs
 and in bits. Entropy and spaces within 0.05 of each other, in either order: the entropy model is as small as the latent
-one (28k parameters) and trained on 1 MB, so it knows little that spaces do not say. In the
-paper's accounting it costs nothing; column "full" has it.
+one (28k parameters) and trained on 1 MB, so it knows little that spaces do not say. In the paper's accounting it costs
+nothing; column "full" has it.
 
 It leaves in runs/patching_rules (or --out) what experiments/cross_attention.py does. On 8 H100, 40 % of their peak
 taken for granted, 27 runs of blt-400m at 1e19 FLOPs (2 to 11 GB of text each) take 24 hours:

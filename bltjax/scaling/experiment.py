@@ -9,7 +9,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import tyro
 
@@ -129,10 +129,13 @@ def show_plan(studies: Studies) -> None:
         say(f"{plan_table([plan for plan in plans if plan.seed == study.seeds[0]])}\n")
 
 
-def command_line(settings: Settings, description: str | None, main: Callable[[Settings], None]) -> None:
+Asked = TypeVar("Asked", bound=Settings)
+
+
+def command_line(settings: Asked, description: str | None, main: Callable[[Asked], None]) -> None:
     """Runs an experiment by its command line; whatever ends it other than a fault of the program is one line."""
     try:
-        main(tyro.cli(Settings, default=settings, description=description))
+        main(tyro.cli(type(settings), default=settings, description=description))
     except Stopped as stopped:
         sys.exit(str(stopped))
     except KeyboardInterrupt:
