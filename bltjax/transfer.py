@@ -112,7 +112,7 @@ def transfer_factors(transfer: TransferConfig, model: ModelConfig) -> Any:
     Raises:
       ValueError: for a model that differs from the base in more than sizes.
     """
-    _check(transfer.base, model)
+    check_transfer(transfer, model)
     shapes = _shapes(transfer.base)
     if isinstance(transfer.base, BLTConfig):
         # A base whose patches are as wide as its global model has no such projection; it would be of this shape.
@@ -194,12 +194,17 @@ def _is_bounded(model: ModelConfig, path: str) -> bool:
     return path.startswith("encoder/cross_attention/") and (doubles or cross.encoder == "all_repool")
 
 
-def _check(base: ModelConfig, model: ModelConfig) -> None:
+def check_transfer(transfer: TransferConfig, model: ModelConfig) -> None:
+    """Refuses a base that differs from a model in more than sizes (ValueError)."""
+    base = transfer.base
     if type(base) is not type(model):
         raise ValueError(f"transfer.base: is a {family_of(base)} model, this one a {family_of(model)}; name one alike.")
     theirs, own = (dict(_settings(to_dict(each))) for each in (base, model))
-    wrong = [f"{name}: {theirs.get(name)!r}, not {own.get(name)!r}" for name in {**theirs, **own}
-             if theirs.get(name) != own.get(name)]  # fmt: skip
+    wrong = [
+        f"{name}: {theirs.get(name)!r}, not {own.get(name)!r}"
+        for name in {**theirs, **own}
+        if theirs.get(name) != own.get(name)
+    ]
     if wrong:
         raise ValueError(f"transfer.base: must differ in sizes alone ({', '.join(FREE)}); it has {'; '.join(wrong)}.")
 

@@ -4,7 +4,6 @@ import difflib
 import typing
 from typing import Any, Literal
 
-
 # Metadata of a field that came when runs were kept already: it is written only where it is not at its default, which it
 # had then. So configurations without it, and their hashes, stay what they were.
 LATER = {"later": True}

@@ -19,7 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-from bltjax.scaling.fit import IsoFLOP, frontier, isoflop
+from bltjax.scaling.fit import IsoFLOP, best_of_rates, frontier, isoflop
 from bltjax.scaling.store import replace_file
 
 Row = Mapping[str, Any]
@@ -192,9 +192,9 @@ def speed_figure(rows: Sequence[Row], caption: str) -> Figure:
 
 
 def mean_over_seeds(rows: Sequence[Row]) -> list[Row]:
-    """One row for each preset and budget of a series, with the means of what its seeds measured."""
+    """One row for each preset and budget of a series, with means over its seeds, each at its best rate."""
     groups: dict[tuple[str, float], list[Row]] = {}
-    for row in rows:
+    for row in best_of_rates(rows):
         groups.setdefault((row["preset"], row["budget"]), []).append(row)
     measured = ("training_flops", "heldout_bits_per_byte")
     return [
@@ -214,8 +214,8 @@ def best_of_budgets(rows: Sequence[Row]) -> list[Row]:
 
 
 def isoflop_fits(rows: Sequence[Row]) -> dict[float, IsoFLOP]:
-    """The parabola of each budget at which there are at least three sizes; rows of one series."""
-    fits = {}
+    """The parabola of each budget that has three sizes or more, each at its best rate; rows of one series."""
+    fits, rows = {}, best_of_rates(rows)
     for budget in sorted({row["budget"] for row in rows}):
         own = [row for row in rows if row["budget"] == budget]
         if len({row["parameters_non_embedding"] for row in own}) >= 3:
@@ -225,8 +225,11 @@ def isoflop_fits(rows: Sequence[Row]) -> dict[float, IsoFLOP]:
 
 
 def isoflop_figure(rows: Sequence[Row], caption: str) -> Figure:
-    """Bits per byte against model size at each budget, with parabolas and the optima that were bracketed."""
-    series, fits = rows[0]["series"], isoflop_fits(rows)
+    """Bits per byte against model size at each budget, with parabolas and the optima that were bracketed.
+
+    Of runs at several learning rates those at a size's best are drawn, as they are fitted.
+    """
+    series, fits, rows = rows[0]["series"], isoflop_fits(rows), best_of_rates(rows)
     with matplotlib.rc_context(STYLE):
         figure, axes = _new(caption)
         for index, budget in enumerate(sorted({row["budget"] for row in rows})):

@@ -1,6 +1,7 @@
 """A study run from beginning to end: every run once, whatever happens to the process, then the table and figures."""
 
 import dataclasses
+import itertools
 import math
 import shutil
 import time
@@ -14,9 +15,11 @@ from bltjax.flops import non_embedding_parameters, parameters
 from bltjax.metrics import Progress, duration
 from bltjax.runtime import Stopped
 from bltjax.scaling import plots
+from bltjax.scaling.fit import best_of_rates
 from bltjax.scaling.inputs import Inputs
 from bltjax.scaling.plan import RowFacts, RunPlan, plan_run, plan_table, run_hash
 from bltjax.scaling.plots import count_text, flops_text
+from bltjax.scaling.rates import rate_suffix
 from bltjax.scaling.store import Json, Run, write_json, write_table
 from bltjax.scaling.study import Study
 from bltjax.scaling.trunk import branch_off, origin_of, seconds_spent, trunk_hash
@@ -51,20 +54,20 @@ def plan_study(study: Study, inputs: Inputs, only: Cut | None = None) -> list[Ru
             patcher = None if wanted is None else inputs.patcher(wanted)
             facts = RowFacts.of(source, model)
             identity = inputs.identity(model, wanted)
-            for budget in study.budgets:
-                for seed in study.seeds:
-                    plans.append(
-                        plan_run(
-                            study, name, model, source.config, facts, budget, seed, patcher, wanted, identity
-                        )
-                    )  # fmt: skip
+            for budget, seed, rate in itertools.product(study.budgets, study.seeds, study.peak_rates):
+                plans.append(
+                    plan_run(
+                        study, name, model, source.config, facts, budget, seed, rate, patcher, wanted, identity
+                    )
+                )  # fmt: skip
     return sorted(plans, key=lambda plan: plan.budget)
 
 
 def run_of(study: Study, plan: RunPlan) -> Run:
     """The folder of a run: readable, and unique by the hash of all that the run depends on."""
     patches = "" if plan.patch_size is None else f"-p{plan.patch_size:g}"
-    return Run(study.out / "runs" / f"{plan.name}{patches}-{flops_text(plan.budget)}-s{plan.seed}-{run_hash(plan)}")
+    name = f"{plan.name}{patches}-{flops_text(plan.budget)}{rate_suffix(plan.rate)}-s{plan.seed}"
+    return Run(study.out / "runs" / f"{name}-{run_hash(plan)}")
 
 
 def execute(study: Study, plan: RunPlan, inputs: Inputs, label: str = "") -> Json:
@@ -137,7 +140,7 @@ def _train_and_score(study: Study, plan: RunPlan, inputs: Inputs, run: Run, labe
     )
     score = evaluate(model, result.params, heldout)
     if not math.isfinite(score.bits_per_byte):
-        raise FloatingPointError(f"{run.folder}: the held-out loss is not finite; lower peak_rate.")
+        raise FloatingPointError(f"{run.folder}: the held-out loss is not finite; lower peak_rates.")
     complete = run.finish(
         manifest,
         {
@@ -180,7 +183,8 @@ def table_row(manifest: Json) -> Row:
         "bytes_seen": result["bytes_seen"],
         "epochs": result["epochs"],
         "steps": config["steps"],
-        "peak_rate": config["optim"]["peak_rate"],
+        "peak_rate": config["optim"]["peak_rate"],  # of the base, where it is transferred
+        "transfer": config["optim"].get("transfer", {"rule": "none"})["rule"],
         "bytes_per_unit": manifest["rows"]["unit_bytes"],
         "heldout_bytes_per_unit": result["heldout_unit_bytes"],
         "byte_fill": manifest["rows"]["byte_fill"],
@@ -231,7 +235,7 @@ def run_study(study: Study, say: Callable[[str], None]) -> list[Row]:
     total, spent = sum(plan.training_flops for plan in plans), 0.0
     for number, plan in enumerate(sorted(plans, key=lambda plan: plan.device_flops), start=1):
         done = run_of(study, plan).complete
-        label = f"{number}/{len(plans)} {plan.name} {flops_text(plan.budget)}"
+        label = f"{number}/{len(plans)} {plan.name} {flops_text(plan.budget)}{rate_suffix(plan.rate)}"
         row = found[run_hash(plan)] = table_row(execute(study, plan, inputs, label))
         spent += plan.training_flops
         bits = row["heldout_bits_per_byte"]
@@ -258,6 +262,8 @@ def caption(rows: Sequence[Row], study: Study, inputs: Inputs) -> str:
     """What every figure says about its numbers."""
     text = ", ".join(study.corpus) or inputs.corpus.manifest["origin"]["embedded"]
     seeds = ", ".join(str(seed) for seed in study.seeds) + (" (means)" if len(study.seeds) > 1 else "")
+    tried = len(study.peak_rates)
+    seeds += f". Of {tried} learning rates each size counts by its best" if tried > 1 else ""
     return (
         f"{text} (fingerprint {inputs.corpus.fingerprint}); {rows[0]['heldout_bytes']:,} bytes of held-out documents "
         f"split off by hash, in windows of {study.row_bytes} bytes with {study.stride} new ones each; losses at the "
@@ -269,25 +275,28 @@ def caption(rows: Sequence[Row], study: Study, inputs: Inputs) -> str:
 
 def summary(rows: Sequence[Row]) -> str:
     """The numbers that stand in the figures, for people."""
-    head = ("series", "preset", "N", "budget", "FLOPs paper", "full", "MB", "epochs", "B/unit", "bits/byte")
-    form = "{:<10} {:<14} {:>7} {:>8} {:>11} {:>9} {:>7} {:>6} {:>6} {:>9}"
+    head = ("series", "preset", "N", "budget", "FLOPs paper", "full", "MB", "epochs", "B/unit", "rate", "bits/byte")
+    form = "{:<10} {:<14} {:>7} {:>8} {:>11} {:>9} {:>7} {:>6} {:>6} {:>7} {:>9}"
     lines = [form.format(*head)]
     optima = []
     for series in dict.fromkeys(row["series"] for row in rows):
         own = [row for row in rows if row["series"] == series]
         best = {row["budget"]: row["preset"] for row in plots.best_of_budgets(own)}
-        for row in sorted(own, key=lambda r: (r["budget"], r["parameters_non_embedding"], r["seed"])):
+        counted = [row["run"] for row in best_of_rates(own) if best[row["budget"]] == row["preset"]]
+        order = ("budget", "parameters_non_embedding", "seed", "peak_rate")
+        for row in sorted(own, key=lambda row: tuple(row[name] for name in order)):
             values = (
                 series, row["preset"], count_text(row["parameters_non_embedding"]), flops_text(row["budget"]),
                 flops_text(row["training_flops_paper"]), flops_text(row["training_flops_full"]),
                 f"{row['bytes_seen'] / 1e6:.2f}", f"{row['epochs']:.2f}", f"{row['bytes_per_unit']:.2f}",
+                f"{row['peak_rate']:.3g}",
                 f"{row['heldout_bits_per_byte']:.4f}",
             )  # fmt: skip
-            lines.append(form.format(*values) + (" *" if best[row["budget"]] == row["preset"] else ""))
+            lines.append(form.format(*values) + (" *" if row["run"] in counted else ""))
         fits = plots.isoflop_fits(own)
         optima += [
             f"{plots.series_name(series)} at {flops_text(budget)} FLOPs: {plots.verdict(fits.get(budget))}"
             for budget in sorted(best)
         ]
-    lines += ["* the best size of its series at its budget", "", "Parabolas in ln N:", *optima]
+    lines += ["* the best size of its series at its budget, at its best rate", "", "Parabolas in ln N:", *optima]
     return "\n".join(lines)

@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from bltjax.scaling.fit.best import RUN, best_of_rates
 from bltjax.scaling.fit.points import SIZES, About, Points
 
 LossUnit = Literal["bits per byte", "nats per byte", "bits per token", "nats per token"]
@@ -52,6 +53,8 @@ class Columns:
     seconds: str | None = None
     epochs: str | None = None
     seed: str | None = None
+    # Columns that name a run but for its learning rate: of rows alike in these the best one counts; none: every row.
+    run: tuple[str, ...] = ()
     where: Mapping[str, str] = dataclasses.field(default_factory=dict)  # only rows whose columns are these
 
     def __post_init__(self) -> None:
@@ -94,6 +97,7 @@ def own_table(series: str, size: Literal["non_embedding", "all"] = "non_embeddin
         seconds="device_seconds",
         epochs="epochs",
         seed="seed",
+        run=RUN,
         where={"series": series},
     )
 
@@ -101,7 +105,8 @@ def own_table(series: str, size: Literal["non_embedding", "all"] = "non_embeddin
 def points_of(rows: Sequence[Mapping[str, Any]], columns: Columns) -> Points:
     """The points of a table's rows.
 
-    An accounting or text left empty is read from the columns "accounting" and "heldout_bytes" of the table itself.
+    Of a run at several learning rates the best counts, where `columns.run` says what names one. An accounting or text
+    left empty is read from the columns "accounting" and "heldout_bytes" of the table itself.
 
     Raises:
       ValueError: for a column that is not there, a value that is no number, or several accountings or texts.
@@ -109,6 +114,10 @@ def points_of(rows: Sequence[Mapping[str, Any]], columns: Columns) -> Points:
     rows = [row for row in rows if all(str(_cell(row, name)) == value for name, value in columns.where.items())]
     if not rows:
         raise ValueError(f"where={dict(columns.where)!r}: no row of the table is so.")
+    if columns.run:
+        for name in (*columns.run, columns.loss):
+            _cell(rows[0], name)  # refuses what is not there
+        rows = best_of_rates(rows, columns.run, columns.loss)
 
     def numbers(name: str) -> np.ndarray:
         out = []
@@ -214,7 +223,7 @@ def read_points(description: Path) -> Points:
     ]
     if missing:
         raise ValueError(f"{description}: needs {', '.join(missing)}.")
-    for name in ("size", "cluster"):
+    for name in ("size", "cluster", "run"):
         if name in values:
             values[name] = (values[name],) if isinstance(values[name], str) else tuple(values[name])
     return points_of(read_table(table), Columns(**values))

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from bltjax.flops import ACCOUNTING_VERSIONS, Accounting
+from bltjax.scaling.fit.best import LOSS, RUN, best_of_rates
 
 MOST_EPOCHS = 4  # beyond these repeated data teach less, which none of the laws knows
 
@@ -166,7 +167,7 @@ def from_manifests(
 
     Args:
       manifests: as the store has them. Several patch sizes give points with `patch_size`; a "trunk", where a
-        manifest has one, is the cluster.
+        manifest has one, is the cluster. Of a model at several learning rates the best run counts.
       size: what N counts.
       accounting: how FLOPs are counted; by default as the budgets are.
 
@@ -191,6 +192,9 @@ def from_manifests(
     assert version == ACCOUNTING_VERSIONS[chosen]
     text = only("held-out texts of", [f"{m['result']['heldout_sums']['bytes']:,} bytes" for m in manifests])
     corpus = only("corpora", [m["inputs"].get("corpus", "unnamed") for m in manifests])
+    named = ((m["series"], m["preset"], m["config"]["seed"], m["budget"], m["result"][LOSS], m) for m in manifests)
+    rows: list[dict[str, Any]] = [dict(zip((*RUN, LOSS, "manifest"), values, strict=True)) for values in named]
+    manifests = [row["manifest"] for row in best_of_rates(rows)]
     series = list(dict.fromkeys(m["series"] for m in manifests))
     patch_sizes = [m["rows"]["unit_bytes"] for m in manifests]
     several = len({m.get("patch_size_wanted") for m in manifests}) > 1

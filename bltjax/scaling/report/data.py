@@ -16,7 +16,8 @@ from bltjax.scaling.sweep import table_row
 
 Row = dict[str, Any]
 
-WORDS = ("run", "family", "series", "preset", "accounting", "schedule", "trunk")  # of text; all others hold numbers
+# Of text; all others hold numbers.
+WORDS = ("run", "family", "series", "preset", "accounting", "schedule", "trunk", "transfer")
 NEEDED = (  # older tables have no more
     "run", "family", "series", "preset", "accounting", "seed", "budget", "training_flops", "heldout_bits_per_byte",
     "heldout_bytes", "parameters_non_embedding", "parameters", "bytes_seen", "epochs", "bytes_per_unit",

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from bltjax.scaling.fit import FittedLaw, Interval, IsoFLOP, Optimum
+from bltjax.scaling.fit import FittedLaw, Interval, IsoFLOP, Optimum, best_of_rates
 from bltjax.scaling.plots import count_text, flops_text, mean_over_seeds, series_name, verdict
 from bltjax.scaling.report.captions import N, NoData, caption, slug
 from bltjax.scaling.report.data import Row, StudyData
@@ -28,7 +28,7 @@ def bowls(data: StudyData, laws: Laws) -> list[Figure]:
         if not law.parabolas:
             reasons.append(f"{series_name(series)}: no budget has three sizes")
             continue
-        rows = data.of(series)
+        rows = best_of_rates(data.of(series))
         marks: list[Mark] = []
         budgets = sorted({row["budget"] for row in rows})
         for number, budget in enumerate(budgets):
@@ -197,7 +197,7 @@ def holdout(data: StudyData, laws: Laws) -> Figure:
         if found is None:
             notes.append(f"{series_name(series)}: {law.no_holdout}")
             continue
-        runs = [row for row in data.of(series) if row["budget"] == found.budget]
+        runs = [row for row in best_of_rates(data.of(series)) if row["budget"] == found.budget]
         budgets.append(f"{flops_text(found.budget)} FLOPs, {found.beyond:.3g} times the largest fitted")
         name = found.estimator
         marks.append(

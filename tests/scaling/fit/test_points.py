@@ -19,6 +19,7 @@ def manifest(name="a", **changes: Any) -> dict[str, Any]:
         "status": "complete",
         "family": "blt",
         "series": "blt",
+        "preset": name,
         "accounting": "paper",
         "budget": 1e12,
         "patch_size_wanted": 4.5,
