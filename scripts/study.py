@@ -218,7 +218,8 @@ def table(arguments: Table, study: Study) -> None:
         claim(study)
     write_table(rows, study.out)
     lines = write_metrics(place, runs, study.out / "metrics.parquet")
-    total = len(study.budgets) * len(study.seeds) * sum(len(study.patchers_of(name)) for name in study.models())
+    each = len(study.budgets) * len(study.seeds) * len(study.peak_rates)
+    total = each * sum(len(study.patchers_of(name)) for name in study.models())
     say(f"{len(rows)} of {total} runs are complete; {lines:,} lines of metrics of {len(runs)} runs")
     if len(rows) == total:
         words = summary(rows)

@@ -113,12 +113,11 @@ def forecast(study: Study, say: Callable[[str], None], prepare: bool = False) ->
                 rows, facts = expected_rows(study, model, wanted, text.train_bytes)
                 patcher, identity, measured = wanted, None, False
             throughput = throughput_of(study, name, model, rows if measured else None)
-            for budget in study.budgets:
-                for seed in study.seeds:
-                    plan = plan_run(
-                        study, name, model, rows, facts, budget, seed, patcher, wanted, identity, throughput
-                    )
-                    runs.append(Foreseen(plan, measured, measured and run_of(study, plan).complete))
+            for budget, seed, rate in itertools.product(study.budgets, study.seeds, study.peak_rates):
+                plan = plan_run(
+                    study, name, model, rows, facts, budget, seed, rate, patcher, wanted, identity, throughput
+                )
+                runs.append(Foreseen(plan, measured, measured and run_of(study, plan).complete))
     runs.sort(key=lambda run: run.plan.budget)
     entropy_done = any(run.measured and run.plan.by_entropy for run in runs)
     return Forecast(study, text, tuple(runs), tuple(_pieces(study, runs)), entropy_done)

@@ -176,7 +176,7 @@ class Inputs:
             model=model,
             steps=steps,
             rows=source.config,
-            optim=optim_of(learning_rate_rule(study, model), steps),
+            optim=optim_of(learning_rate_rule(study.entropy_rate, model), steps),
             log_every=max(1, steps // 50),
             checkpoint_every=1000,
         )

@@ -19,7 +19,7 @@ from bltjax.config import (
 )
 from bltjax.data.views import Source
 from bltjax.flops import Accounting, Breakdown, flops_per_byte
-from bltjax.scaling.rates import learning_rate_rule
+from bltjax.scaling.rates import peak_rate
 from bltjax.scaling.schedules import branch_step, scheduled
 from bltjax.scaling.series import patch_size, series_of
 from bltjax.scaling.store import digest
@@ -71,6 +71,7 @@ class RunPlan:
     budget: float  # training FLOPs, or device-seconds
     wanted: PatcherConfig | None  # how text is cut, before a threshold was calibrated
     seed: int
+    rate: float  # of the study, before any rule took it to the model
     accounting: Accounting
     train: TrainConfig
     facts: RowFacts
@@ -151,6 +152,7 @@ def plan_run(
     facts: RowFacts,
     budget: float,
     seed: int,
+    rate: float,
     patcher: PatcherConfig | None = None,
     wanted: PatcherConfig | None = None,
     inputs: dict[str, Any] | None = None,
@@ -161,6 +163,7 @@ def plan_run(
     Args:
       rows: of the source, its slots measured.
       facts: of the same source.
+      rate: one of the study's.
       patcher: calibrated, for models that read patches.
       wanted: what was asked for: the same before it was calibrated.
       inputs: fingerprints that belong to the run's identity.
@@ -194,13 +197,15 @@ def plan_run(
         return steps_within(c, name, flops_per_step, share)
 
     steps, shortest = within(budget), within(min(budget, *study.budgets))
-    rate = learning_rate_rule(study, model)
+    transfer = study.transfer_of(name)
+    peak = peak_rate(rate, model, transfer)
+    optim = scheduled(peak, steps, shortest, study.schedule, study.cooldown, study.warmup_steps)
     train = TrainConfig(
         model=model,
         steps=steps,
         patcher=patcher,
         rows=dataclasses.replace(rows, seed=seed),
-        optim=scheduled(rate, steps, shortest, study.schedule, study.cooldown, study.warmup_steps),
+        optim=dataclasses.replace(optim, transfer=transfer),
         seed=seed,
         log_every=max(1, steps // 50),
         checkpoint_every=1000,
@@ -213,6 +218,7 @@ def plan_run(
         budget=budget,
         wanted=wanted,
         seed=seed,
+        rate=rate,
         accounting=study.accounting,
         train=train,
         facts=facts,

@@ -19,7 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-from bltjax.scaling.fit import IsoFLOP, frontier, isoflop
+from bltjax.scaling.fit import IsoFLOP, best_of_rates, frontier, isoflop
 from bltjax.scaling.fit.vocabularies import chosen, swept
 from bltjax.scaling.store import replace_file
 
@@ -216,9 +216,9 @@ def speed_figure(rows: Sequence[Row], caption: str) -> Figure:
 
 
 def mean_over_seeds(rows: Sequence[Row]) -> list[Row]:
-    """One row for each preset and budget of a series, with the means of what its seeds measured."""
+    """One row for each preset and budget of a series, with means over its seeds, each at its best rate."""
     groups: dict[tuple[str, float], list[Row]] = {}
-    for row in rows:
+    for row in best_of_rates(rows):
         groups.setdefault((row["preset"], row["budget"]), []).append(row)
     measured = (spending_of(rows), "heldout_bits_per_byte") if rows else ()
     return [
@@ -238,8 +238,8 @@ def best_of_budgets(rows: Sequence[Row]) -> list[Row]:
 
 
 def isoflop_fits(rows: Sequence[Row]) -> dict[float, IsoFLOP]:
-    """The parabola of each budget with at least three sizes, each with its best vocabulary; rows of one series."""
-    fits, rows = {}, chosen(rows)
+    """The parabola of each budget with three sizes or more, each at its best rate and vocabulary; of one series."""
+    fits, rows = {}, chosen(best_of_rates(rows))
     for budget in sorted({row["budget"] for row in rows}):
         own = [row for row in rows if row["budget"] == budget]
         if len({row["parameters_non_embedding"] for row in own}) >= 3:
@@ -263,9 +263,11 @@ def vocabularies_text(rows: Sequence[Row]) -> str:
 def isoflop_figure(rows: Sequence[Row], caption: str) -> Figure:
     """Bits per byte against model size at each budget, with parabolas and the optima that were bracketed.
 
-    Of several vocabularies at a size and budget all but the best are pale.
+    Of runs at several learning rates those at a size's best are drawn, as they are fitted; of several vocabularies at a
+    size and budget all but the best are pale.
     """
-    series, fits, everything, rows = rows[0]["series"], isoflop_fits(rows), rows, chosen(rows)
+    everything = best_of_rates(rows)
+    series, fits, rows = rows[0]["series"], isoflop_fits(rows), chosen(everything)
     with matplotlib.rc_context(STYLE):
         figure, (axes,) = new_figure(caption)
         for index, budget in enumerate(sorted({row["budget"] for row in rows})):

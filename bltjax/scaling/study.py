@@ -10,13 +10,22 @@ from typing import Annotated, Literal
 
 import tyro
 
-from bltjax.config import EntropyModelConfig, ModelConfig, PatcherConfig, RowsConfig, TokenTransformerConfig
-from bltjax.flops import Accounting, flops_per_byte
+from bltjax.config import (
+    EntropyModelConfig,
+    ModelConfig,
+    PatcherConfig,
+    RowsConfig,
+    TokenTransformerConfig,
+    TransferConfig,
+)
+from bltjax.flops import Accounting, flops_per_byte, non_embedding_parameters
 from bltjax.presets import preset
 from bltjax.scaling.schedules import Schedule, check_schedule
 from bltjax.scaling.series import Family, named, patch_size, rule_of, sized, with_vocabulary
 from bltjax.scaling.variants import Variant
+from bltjax.transfer import check_transfer
 
+USUAL_RATE = 8e-3
 Equal = Literal["flops", "seconds"]
 NOMINAL_BYTES = 4.0  # of a token or a patch, before it is measured; only to refuse budgets that are far too small
 
@@ -63,8 +72,14 @@ class Study:
     """Byte positions of a training row: the context of every family."""
     batch: int = 2
     """Rows of a step."""
-    peak_rate: float = 8e-3
-    """Learning rate of a model whose narrowest tower is 64 wide; of others times 64 / width."""
+    peak_rates: tuple[float, ...] = (USUAL_RATE,)
+    """Learning rate of a model whose narrowest tower is 64 wide; of others times 64 / width. Each is tried."""
+    entropy_rate: float = USUAL_RATE
+    """That of the model whose entropies set the patches."""
+    transfer: Literal["none", "width", "width-depth"] = "none"
+    """How the rate goes from a base to larger models: none, as 64 / width; width, by muP; width-depth, by CompleteP."""
+    transfer_base: str | None = None
+    """Size of the bases, such as cpu-0; by default the smallest of each family in the study."""
     schedule: Schedule = "cosine"
     """A cosine to zero, or wsd: one trunk at a constant rate, which the runs of all budgets leave to cool down."""
     cooldown: float = 0.2
@@ -87,16 +102,17 @@ class Study:
     """Whether the last checkpoint of each run stays, and that of every point where one left a trunk."""
 
     def __post_init__(self) -> None:
-        for name in ("families", "sizes", "preset", "budgets", "seeds", "patch_sizes", "patch_lengths", "vocabularies"):
+        several = ("families", "sizes", "preset", "budgets", "seeds", "patch_sizes", "patch_lengths", "vocabularies")
+        for name in (*several, "peak_rates"):
             values = getattr(self, name)
             if name not in ("preset", "vocabularies") and not values:
                 raise ValueError(f"{name}=(): give at least one.")
             if len(set(values)) < len(values):
                 raise ValueError(f"{name}={values!r}: give each value once.")
-        for name in ("budgets", "patch_sizes"):
+        for name in ("budgets", "patch_sizes", "peak_rates"):
             if not all(math.isfinite(value) and value > 0 for value in getattr(self, name)):
                 raise ValueError(f"{name}={getattr(self, name)!r}: must be positive numbers.")
-        for name in ("peak_rate", "entropy_bytes"):
+        for name in ("entropy_rate", "entropy_bytes"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"{name}={getattr(self, name)!r}: must be a positive number.")
         for name in ("corpus_bytes", "heldout_bytes", "stride_bytes"):
@@ -130,6 +146,12 @@ class Study:
                 raise ValueError(
                     f"preset={name!r}: an entropy model only sets patches; name a model of another family."
                 )
+        if self.transfer == "none" and self.transfer_base is not None:
+            raise ValueError(f"transfer_base={self.transfer_base!r}: nothing is transferred; set transfer.")
+        for name, model in self.models().items():
+            transfer = self.transfer_of(name)
+            if transfer is not None:
+                check_transfer(transfer, model)
         self._check_budgets()
 
     @property
@@ -170,6 +192,20 @@ class Study:
         compute = dataclasses.replace(model.compute, dtype=self.dtype, remat=self.remat)
         return dataclasses.replace(model, compute=compute)
 
+    def transfer_of(self, name: str) -> TransferConfig | None:
+        """How a model of the study has its rate from its base; None where nothing is transferred, and for a base."""
+        if self.transfer == "none":
+            return None
+        base, model = self._base_of(name), named(name)[1]
+        return None if base == model else TransferConfig(self.transfer, base)
+
+    def _base_of(self, name: str) -> ModelConfig:
+        family = named(name)[0]
+        if self.transfer_base is not None:
+            return named(f"{family}-{self.transfer_base}")[1]
+        alike = [model for other, model in map(named, self.models()) if other == family]
+        return min(alike, key=non_embedding_parameters)
+
     def patchers_of(self, name: str) -> tuple[PatcherConfig | None, ...]:
         """How text is cut for the models of a name, thresholds left open; (None,) for one that reads no patches."""
         rule = rule_of(name)
@@ -187,7 +223,7 @@ class Study:
         """Runs that share the entropy model."""
         patchers = [patcher for name in self.models() for patcher in self.patchers_of(name)]
         by_entropy = sum(patcher is not None and patcher.rule == "entropy" for patcher in patchers)
-        return by_entropy * len(self.budgets) * len(self.seeds)
+        return by_entropy * len(self.budgets) * len(self.seeds) * len(self.peak_rates)
 
     def shared_patcher(self) -> dict[str, float]:
         """How the training of the entropy model is charged to runs in the full accounting."""

@@ -1,7 +1,10 @@
+import dataclasses
 import re
 
 import pytest
 
+from bltjax.config import TransferConfig
+from bltjax.presets import preset
 from bltjax.scaling.study import Study
 
 
@@ -19,7 +22,12 @@ from bltjax.scaling.study import Study
         ({"patch_lengths": ()}, "patch_lengths"),
         ({"delimiter_tokens": 256}, "delimiter_tokens=256"),
         ({"preset": ("blt-space-cpu-9",)}, "preset='blt-cpu-9'"),
-        ({"peak_rate": 0.0}, "peak_rate"),
+        ({"peak_rates": (0.0,)}, "peak_rates"),
+        ({"peak_rates": ()}, "peak_rates"),
+        ({"entropy_rate": -1.0}, "entropy_rate=-1.0"),
+        ({"transfer_base": "cpu-0"}, "transfer_base='cpu-0': nothing is transferred"),
+        ({"transfer": "width", "transfer_base": "cpu-9"}, "preset='blt-cpu-9'"),
+        ({"transfer": "width", "preset": ("token-cpu-0", "token-470m")}, "vocabulary_size: 2052, not 32000"),
         ({"entropy_model": "byte-tiny"}, "entropy_model"),
         ({"preset": ("entropy-tiny",)}, "entropy-tiny"),
         ({"stride_bytes": 1000}, "stride_bytes"),
@@ -42,6 +50,16 @@ def test_dtype_and_remat_reach_every_model():
     study = Study(dtype="bfloat16", remat="full")
     models = [*study.models().values(), study.patcher_model()]
     assert {(model.compute.dtype, model.compute.remat) for model in models} == {("bfloat16", "full")}
+
+
+def test_rates_are_transferred_from_the_smallest_of_each_family_or_the_size_that_is_named():
+    study = Study(families=("token", "blt-space"), sizes=("cpu-2", "cpu-1"), transfer="width-depth")
+    for family, of in (("token", "token"), ("blt-space", "blt")):
+        assert study.transfer_of(f"{family}-cpu-1") is None, "a base is trained as it is"
+        assert study.transfer_of(f"{family}-cpu-2") == TransferConfig("width-depth", preset(f"{of}-cpu-1"))
+    named = dataclasses.replace(study, transfer_base="cpu-0", dtype="bfloat16")
+    assert {named.transfer_of(name).base for name in named.models()} == {preset("token-cpu-0"), preset("blt-cpu-0")}
+    assert dataclasses.replace(study, transfer="none").transfer_of("token-cpu-2") is None
 
 
 def test_presets_take_the_place_of_families_and_sizes():

@@ -7,6 +7,7 @@ gain = compute_equivalent_gain(fit_a.frontier(), fit_b.frontier())
 cross = crossover(fit_a.frontier(), fit_b.frontier())
 """
 
+from bltjax.scaling.fit.best import best_of_rates
 from bltjax.scaling.fit.columns import Columns, own_table, points_of, read_points, read_table
 from bltjax.scaling.fit.cost import Cost
 from bltjax.scaling.fit.curve import Curve
@@ -40,6 +41,7 @@ __all__ = [
     "Optimum",
     "Points",
     "SideBySide",
+    "best_of_rates",
     "compute_equivalent_gain",
     "crossover",
     "fit_law",

@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from bltjax.scaling.fit.best import MODEL, best_of_rates
 from bltjax.scaling.fit.points import SIZES, About, Points
 from bltjax.scaling.fit.vocabularies import chosen
 
@@ -56,6 +57,7 @@ class Columns:
     equal: str | None = None  # what budgets are of, "flops" or "seconds"; of the latter, `bench` has the seconds
     bench: str | None = None
     vocabulary: str | None = None  # of a study of this package: of several, the best at each size and budget counts
+    rate: str | None = None  # learning rate, of a study of this package: of several the best counts in the same way
     where: Mapping[str, str] = dataclasses.field(default_factory=dict)  # only rows whose columns are these
 
     def __post_init__(self) -> None:
@@ -101,6 +103,7 @@ def own_table(series: str, size: Literal["non_embedding", "all"] = "non_embeddin
         equal="equal",
         bench="bench_seconds",
         vocabulary="vocabulary",
+        rate="peak_rate",
         where={"series": series},
     )
 
@@ -108,7 +111,8 @@ def own_table(series: str, size: Literal["non_embedding", "all"] = "non_embeddin
 def points_of(rows: Sequence[Mapping[str, Any]], columns: Columns) -> Points:
     """The points of a table's rows.
 
-    An accounting or text left empty is read from the columns "accounting" and "heldout_bytes" of the table itself.
+    Of a run at several learning rates the best counts, where `columns.run` says what names one. An accounting or text
+    left empty is read from the columns "accounting" and "heldout_bytes" of the table itself.
 
     Raises:
       ValueError: for a column that is not there, a value that is no number, or several accountings or texts.
@@ -116,6 +120,10 @@ def points_of(rows: Sequence[Mapping[str, Any]], columns: Columns) -> Points:
     rows = [row for row in rows if all(str(_cell(row, name)) == value for name, value in columns.where.items())]
     if not rows:
         raise ValueError(f"where={dict(columns.where)!r}: no row of the table is so.")
+    if columns.rate is not None:
+        for name in (*MODEL, columns.loss):
+            _cell(rows[0], name)  # refuses what is not there
+        rows = best_of_rates(rows)
     if columns.vocabulary is not None:
         rows = chosen(rows)
 
@@ -225,7 +233,7 @@ def read_points(description: Path) -> Points:
     ]
     if missing:
         raise ValueError(f"{description}: needs {', '.join(missing)}.")
-    for name in ("size", "cluster"):
+    for name in ("size", "cluster", "run"):
         if name in values:
             values[name] = (values[name],) if isinstance(values[name], str) else tuple(values[name])
     return points_of(read_table(table), Columns(**values))

@@ -12,7 +12,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from bltjax.flops import ACCOUNTING_VERSIONS, Accounting
-from bltjax.scaling.fit.vocabularies import best_vocabulary, vocabulary_of
+from bltjax.scaling.fit.best import LOSS, best_of_rates
+from bltjax.scaling.fit.vocabularies import chosen as of_best_vocabulary
+from bltjax.scaling.fit.vocabularies import vocabulary_of
 
 MOST_EPOCHS = 4  # beyond these repeated data teach less, which none of the laws knows
 
@@ -163,10 +165,11 @@ class Points:
         return tuple(out)
 
 
-def _vocabulary_row(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    loss = manifest["result"]["heldout_bits_per_byte"]
+def _choice(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run is chosen by among those at other rates or with other vocabularies: the columns of a table."""
     named = {name: manifest[name] for name in ("series", "preset", "budget")}
-    return {**named, "vocabulary": vocabulary_of(manifest), "heldout_bits_per_byte": loss}
+    rate, loss = manifest["config"]["optim"]["peak_rate"], manifest["result"]["heldout_bits_per_byte"]
+    return {**named, "peak_rate": rate, "vocabulary": vocabulary_of(manifest), LOSS: loss, "manifest": manifest}
 
 
 def from_manifests(
@@ -176,7 +179,8 @@ def from_manifests(
 
     Args:
       manifests: as the store has them. Several patch sizes give points with `patch_size`; a "trunk", where a
-        manifest has one, is the cluster. Of several vocabularies the best at each size and budget counts.
+        manifest has one, is the cluster. Of several learning rates, and of several vocabularies, the best at each size
+        and budget counts.
       size: what N counts.
       accounting: how FLOPs are counted; by default as the budgets are.
 
@@ -197,8 +201,7 @@ def from_manifests(
 
     family = only("families", [m["family"] for m in manifests])
     equal = only("budgets of", [m.get("equal", "flops") for m in manifests])
-    if family == "token":
-        manifests = [manifests[index] for index in best_vocabulary([_vocabulary_row(m) for m in manifests])]
+    manifests = [row["manifest"] for row in of_best_vocabulary(best_of_rates([_choice(m) for m in manifests]))]
     chosen: Accounting = accounting or only("accountings", [m["accounting"] for m in manifests])
     version = only("accountings", [m["flops_per_byte"][chosen]["version"] for m in manifests])
     assert version == ACCOUNTING_VERSIONS[chosen]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bltjax.flops import ACCOUNTING_VERSIONS
-from bltjax.scaling.fit import read_table
+from bltjax.scaling.fit import best_of_rates, read_table
 from bltjax.scaling.fit.vocabularies import chosen
 from bltjax.scaling.plots import budget_text, equal_of
 from bltjax.scaling.store import Json, read_json
@@ -18,16 +18,8 @@ from bltjax.scaling.sweep import table_row
 
 Row = dict[str, Any]
 
-WORDS = (
-    "run",
-    "family",
-    "series",
-    "preset",
-    "accounting",
-    "equal",
-    "schedule",
-    "trunk",
-)  # of text; all others hold numbers
+# Of text; all others hold numbers.
+WORDS = ("run", "family", "series", "preset", "accounting", "equal", "schedule", "trunk", "transfer")
 NEEDED = (  # older tables have no more
     "run", "family", "series", "preset", "accounting", "seed", "budget", "training_flops", "heldout_bits_per_byte",
     "heldout_bytes", "parameters_non_embedding", "parameters", "bytes_seen", "epochs", "bytes_per_unit",
@@ -90,8 +82,8 @@ class StudyData:
         return [row for row in self.rows if row["series"] == series]
 
     def counted(self, series: str) -> list[Row]:
-        """Those of them that laws and bowls are made of: of several vocabularies the best at each size and budget."""
-        return chosen(self.of(series))
+        """Those of them that laws and bowls are made of: of several rates or vocabularies the best."""
+        return chosen(best_of_rates(self.of(series)))
 
     @property
     def seeds(self) -> tuple[int, ...]:

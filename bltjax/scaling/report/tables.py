@@ -213,8 +213,9 @@ def _best(data: StudyData) -> Table:
         for series, found in best.items()
     )
     note = (
-        "The least held-out bits per byte of the runs at each budget (means over seeds) with the size that has it, N "
-        f"without look-up tables; budgets are {data.budgets_text}. {vocabularies_text(data.rows)}"
+        "The least held-out bits per byte of the runs at each budget (means over seeds, each size at its best rate) "
+        "with the size that has it, N without look-up tables; "
+        f" budgets are {data.budgets_text}. {vocabularies_text(data.rows)}"
     ).strip()
     head = ("series", *(data.budget_text(budget) for budget in budgets))
     return Table("best", "The best run at each budget", head, rows, note)
@@ -235,12 +236,13 @@ def _runs(data: StudyData) -> Table:
             count_text(row["parameters_non_embedding"]), flops_text(row["training_flops_paper"]),
             flops_text(row["training_flops_full"]), f"{row['bytes_seen'] / 1e6:.2f}",
             "-" if row["epochs"] is None else f"{row['epochs']:.2f}", f"{row['bytes_per_unit']:.2f}",
-            f"{row['device_seconds']:.3g}", f"{row['heldout_bits_per_byte']:.4f}",
+            f"{row['device_seconds']:.3g}", "-" if row.get("peak_rate") is None else f"{row['peak_rate']:.3g}",
+            f"{row['heldout_bits_per_byte']:.4f}",
         )  # fmt: skip
 
     head = (
         "series", "preset", "seed", "budget", "N", "FLOPs paper", "FLOPs full", "MB seen", "epochs", "bytes a unit",
-        "device s", "bits per byte",
+        "device s", "rate", "bits per byte",
     )  # fmt: skip
     order = {series: number for number, series in enumerate(data.series)}
     rows = sorted(
