@@ -56,7 +56,7 @@ MODELS: Mapping[str, Models] = {
     "cpu": ("token-cpu-1", "blt-cpu-0", "byte-cpu-1", 10),
     "accelerator": ("token-470m", "blt-400m", "byte-450m", None),
 }
-CPU = {"budgets": (2e11, 4e11, 8e11, 1.6e12), "peak_rates": (4e-3,), "schedule": "wsd"}
+CPU = {"budgets": (2e11, 4e11, 8e11, 1.2e12), "peak_rates": (4e-3,), "schedule": "wsd"}
 ACCELERATOR = {"budgets": (2.5e19, 5e19, 1e20, 2e20), "peak_rates": (3e-3,), "schedule": "wsd"}
 COLUMNS: Mapping[Unit, str] = {"flops": "training_flops", "bytes": "bytes_seen"}
 

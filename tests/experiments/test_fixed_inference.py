@@ -62,7 +62,7 @@ def rows(seeds):
     for series, level, slope in (("token", 2.6, 0.1), ("blt+p8", 2.6 + 0.05 * np.log(2), 0.15), ("blt+p6", 2.9, 0.1)):
         for seed in range(seeds):
             offset = generator.normal(0, 0.003)
-            for budget in (2e11, 4e11, 8e11, 1.6e12):
+            for budget in (2e11, 4e11, 8e11, 1.2e12):
                 out.append({
                     "series": series, "family": series[:3], "preset": series, "seed": seed, "budget": budget,
                     "training_flops": budget, "bytes_seen": budget / 1.6e5, "accounting": "paper-v1",
