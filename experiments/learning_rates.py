@@ -11,7 +11,8 @@ same command. A rate is that of a model 64 wide; by either rule the small size i
 Expected: bowls in ln rate. The question is whether those of the large size lie where the small one's do, and what one
 rate for all (8e-3, the usual one of a study) costs each. One seed: at these budgets seeds differ by .01 (tokens) to .1
 bits per byte (bytes; docs/schedules.md), so a cost of less than that is none, nor is a shift of less than a step of the
-rates. On a CPU widths differ by a factor of 2 to 3 only.
+rates. The budgets differ, and with them the steps, so part of a shift may be theirs. On a CPU widths differ by a factor
+of 2 to 3 only.
 
 It leaves in runs/learning_rates (or --out):
 
