@@ -97,9 +97,10 @@ def compile_ahead(plan: Plan) -> Report:
     machine = chip(plan.topology)
     mesh = make_mesh(plan.mesh, topology.devices(plan.topology, plan.slices))
     nodes = _nodes(plan, mesh)
-    step = compile_step(plan.model, OptimConfig(), mesh, plan.accumulation, plan.slots)
     begin = time.perf_counter()
-    lowered = step.lower(plan.rows, plan.positions)
+    with topology.traceable(plan.topology):
+        step = compile_step(plan.model, OptimConfig(), mesh, plan.accumulation, plan.slots)
+        lowered = step.lower(plan.rows, plan.positions)
     middle = time.perf_counter()
     compiled = lowered.compile()
     end = time.perf_counter()

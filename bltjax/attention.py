@@ -286,9 +286,14 @@ def _reference(q: Array, k: Array, v: Array, documents: Array, window: int | Non
     return _windowed(grouped, k, v, documents, window, parts).reshape(q.shape)
 
 
-def backend_of(platform: str) -> str:
-    """The back end that "auto" stands for on devices of a platform, such as "cpu" or "tpu"."""
-    return {"tpu": "splash"}.get(platform, "reference")
+def backend_of(platform: str, dtype: Any, head_width: int) -> str:
+    """The back end that "auto" stands for: the fastest one for such heads on devices of a platform, "cpu" or "tpu".
+
+    On an H100 cuDNN's is 3 to 7 times as fast as the reference (scripts/benchmark_attention.py).
+    """
+    if platform in ("gpu", "cuda") and kernels.fused_takes(dtype, head_width):
+        return "cudnn"
+    return "splash" if platform == "tpu" else "reference"
 
 
 def attention(
@@ -308,13 +313,13 @@ def attention(
       documents: number of the document of each position, not negative; None: one document.
       window: positions visible to a query, itself included; None: all earlier ones.
       backend: "reference", which runs everywhere; "splash" on TPUs; "cudnn" on NVIDIA GPUs, in bfloat16; or "auto":
-        what `backend_of` says of JAX's default devices.
+        what `backend_of` says of these heads on JAX's default devices.
 
     Raises:
       ValueError: for an unknown back end or a window below 1.
     """
     if backend == "auto":
-        backend = backend_of(jax.default_backend())
+        backend = backend_of(jax.default_backend(), q.dtype, q.shape[3])
     if backend not in ("reference", "splash", "cudnn"):
         raise ValueError(f"backend={backend!r}: choose 'auto', 'reference', 'splash' or 'cudnn'.")
     if window is not None and window < 1:

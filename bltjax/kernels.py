@@ -22,6 +22,7 @@ SPLASH_BLOCKS = (512, 256, 128)
 PRODUCT_SCOPE = "flops_of_a_product_"
 # Matrix products of its kernels: scores and sums; forward and backward, where dq and dkv make the scores again each.
 SPLASH_PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}
+FUSED_WIDTHS = 8, 128  # what a head's width must be a multiple of for cuDNN, and the widest that all GPUs take
 PADDED, BEFORE = -1, -2  # documents of positions that complete a block, and of those before the row
 
 Queries = Float[Array, "batch positions heads head_width"]
@@ -137,6 +138,12 @@ def _own_queries(kernel: Any, parts: str | None, shards: int) -> Any:
     return jax.tree.map(own, kernel)
 
 
+def fused_takes(dtype: Any, head_width: int) -> bool:
+    """Whether cuDNN's attention is there for heads of a type and width."""
+    step, widest = FUSED_WIDTHS
+    return jnp.dtype(dtype) == jnp.bfloat16 and head_width % step == 0 and head_width <= widest
+
+
 def fused(
     q: Queries,
     k: Keys,
@@ -150,7 +157,8 @@ def fused(
 
     It takes documents as a mask only. So a windowed row goes in blocks of a window's queries with the keys of two, and
     the mask stays linear in the row; half of the scores are computed in vain. Without a window the mask has a value
-    for each query and key: for the global model, whose patches are few.
+    for each query and key: for the global model, whose patches are few. Under a mask its backward pass takes even
+    numbers of queries and keys only, to which rows are completed.
 
     Args:
       window: positions visible to a query, itself included; None: all earlier ones.
@@ -158,10 +166,13 @@ def fused(
       implementation: "cudnn", or "xla" on a machine without it.
 
     Raises:
-      ValueError: for float32, which cuDNN does not offer.
+      ValueError: for float32 or a width of heads that cuDNN does not offer.
     """
-    if implementation == "cudnn" and q.dtype == jnp.float32:
-        raise ValueError("compute.attention='cudnn': takes bfloat16 only; set compute.dtype, or take 'reference'.")
+    if implementation == "cudnn" and not fused_takes(q.dtype, q.shape[3]):
+        raise ValueError(
+            f"compute.attention='cudnn': takes bfloat16 and heads of a multiple of {FUSED_WIDTHS[0]} up to "
+            f"{FUSED_WIDTHS[1]} wide, not {q.dtype} of {q.shape[3]}; change compute.dtype, or take 'reference'."
+        )
     attend = functools.partial(jax.nn.dot_product_attention, implementation=implementation)
     batch, length = documents.shape
     first = jnp.zeros((), jnp.int32)
@@ -170,28 +181,31 @@ def fused(
         if parts is not None:
             first = jax.lax.axis_index(parts) * length
             k, v, theirs = joined(k, parts, 1), joined(v, parts, 1), joined(documents, parts, 1)
-        own = first + jnp.arange(length)
+        q, k, v = (_completed(x, 2) for x in (q, k, v))
+        documents, theirs = (_completed(x, 2, PADDED) for x in (documents, theirs))
+        own = first + jnp.arange(q.shape[1])
         visible = (own[:, None] >= jnp.arange(k.shape[1])) & (documents[:, :, None] == theirs[:, None, :])
-        return attend(q, k, v, mask=visible[:, None])
+        return attend(q, k, v, mask=visible[:, None])[:, :length]
+    block = window + window % 2
     if parts is None:
-        before = ((0, 0), (window, 0))
+        before = ((0, 0), (block, 0))
         k, v = (jnp.pad(x, (*before, (0, 0), (0, 0))) for x in (k, v))
         theirs = jnp.pad(documents, before, constant_values=BEFORE)
     else:
-        k, v, theirs = _with_halo(k, v, documents, window, parts)
-    blocks = -(-length // window)
+        k, v, theirs = _with_halo(k, v, documents, block, parts)
+    blocks = -(-length // block)
 
     def by_block(x: Array, fill: int = 0) -> Array:
-        x = _completed(x, window, fill)
-        return x.reshape(batch * blocks, window, *x.shape[2:])
+        x = _completed(x, block, fill)
+        return x.reshape(batch * blocks, block, *x.shape[2:])
 
     def with_last(x: Array, fill: int = 0) -> Array:
         """Each block's keys after those of the block before it."""
-        earlier, later = x[:, : blocks * window], x[:, window:]
+        earlier, later = x[:, : blocks * block], x[:, block:]
         return jnp.concatenate([by_block(earlier, fill), by_block(later, fill)], axis=1)
 
     own, theirs = by_block(documents, PADDED), with_last(theirs, PADDED)
-    distance = window + np.arange(window)[:, None] - np.arange(2 * window)
+    distance = block + np.arange(block)[:, None] - np.arange(2 * block)
     visible = (distance >= 0) & (distance < window) & (own[:, :, None] == theirs[:, None, :])
     out = attend(by_block(q), with_last(k), with_last(v), mask=visible[:, None])
-    return out.reshape(batch, blocks * window, *out.shape[2:])[:, :length]
+    return out.reshape(batch, blocks * block, *out.shape[2:])[:, :length]

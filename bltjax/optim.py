@@ -13,6 +13,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from bltjax.config import OptimConfig
+from bltjax.transfer import Factors
 
 
 def learning_rate(config: OptimConfig, step: int, total_steps: int) -> float:
@@ -61,7 +62,7 @@ class AdamWState(NamedTuple):
     square: Any
 
 
-def adamw(config: OptimConfig) -> optax.GradientTransformationExtraArgs:
+def adamw(config: OptimConfig, factors: Any = None) -> optax.GradientTransformationExtraArgs:
     """AdamW as an optax transformation whose update takes the rate: `update(grads, state, params, rate=rate)`.
 
     Before anything else the gradients are scaled so that their global norm is at most config.clip_norm. Weight decay
@@ -72,6 +73,7 @@ def adamw(config: OptimConfig) -> optax.GradientTransformationExtraArgs:
     Args:
       config: betas, epsilon, decay, clip norm and the type of the first moment are read; rate and schedule are the
         caller's.
+      factors: a `transfer.Factors` for every parameter, in a tree like theirs; None: all are 1.
     """
     beta1, beta2 = config.beta1, config.beta2
     kept = jnp.dtype(config.first_moment)
@@ -90,14 +92,18 @@ def adamw(config: OptimConfig) -> optax.GradientTransformationExtraArgs:
         unbias1 = 1 - beta1 ** count.astype(jnp.float32)
         unbias2 = 1 - beta2 ** count.astype(jnp.float32)
 
-        def one(p: Array, g: Array, mean: Array, square: Array) -> tuple[Array, Array, Array]:
+        def one(p: Array, g: Array, mean: Array, square: Array, by: Factors) -> tuple[Array, Array, Array]:
+            own, epsilon, decay = rate, config.epsilon * by.epsilon, config.weight_decay * by.decay
+            if by.rate != 1:  # or the program would have a product more without a transfer
+                own = own * by.rate
             g = g * scale
             mean = beta1 * mean.astype(g.dtype) + (1 - beta1) * g
             square = beta2 * square + (1 - beta2) * (g * g)
-            direction = mean / unbias1 / (jnp.sqrt(square / unbias2) + config.epsilon) + config.weight_decay * p
-            return -rate * direction, mean.astype(kept), square  # this update takes the mean before it is rounded
+            direction = mean / unbias1 / (jnp.sqrt(square / unbias2) + epsilon) + decay * p
+            return -own * direction, mean.astype(kept), square  # this update takes the mean before it is rounded
 
-        done = jax.tree.map(one, params, updates, state.mean, state.square)
+        every = jax.tree.map(lambda _: Factors(), params) if factors is None else factors
+        done = jax.tree.map(one, params, updates, state.mean, state.square, every)
         step, mean, square = (jax.tree.map(lambda _, d, i=i: d[i], params, done) for i in range(3))
         return step, AdamWState(count, mean, square)
 

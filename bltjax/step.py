@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from bltjax import families
 from bltjax.attention import backend_of, prove
 from bltjax.batch import Batch
-from bltjax.config import ModelConfig, OptimConfig
+from bltjax.config import ModelConfig, OptimConfig, TransformerConfig
 from bltjax.loss import Sums, loss_sums, real_bytes, row_sums
 from bltjax.optim import adamw, judge, no_recent
 from bltjax.parallel import summed_over_replicas
@@ -30,6 +30,7 @@ from bltjax.sharding import (
     put_batch,
     replicated,
 )
+from bltjax.transfer import scaled, transfer_factors
 
 
 @chex.dataclass
@@ -90,10 +91,12 @@ class TrainStep:
         self._accumulation = accumulation
         self._slots = slots = None if slots is None else divisible(slots, mesh)
         self._wishes: dict[int, jax.Array] = {}
-        optimizer = adamw(optim)
+        factors = None if optim.transfer is None else transfer_factors(optim.transfer, model)
+        optimizer = adamw(optim, factors)
 
         def initialize(key: Array) -> TrainState:
             params = families.initialize(model, key)
+            params = params if factors is None else scaled(params, factors)
             zero = jnp.zeros((), jnp.int32)
             return TrainState(params=params, opt_state=optimizer.init(params), step=zero, recent=no_recent(optim))
 
@@ -241,7 +244,10 @@ def compile_step(
       optim: its rate and schedule make no difference: they come in with each call.
       slots: patches of a row, for BLT.
     """
-    read = ("beta1", "beta2", "epsilon", "weight_decay", "clip_norm", "first_moment", "spike_deviations", "spike_steps")
+    read = (
+        "beta1", "beta2", "epsilon", "weight_decay", "clip_norm", "first_moment", "spike_deviations", "spike_steps",
+        "transfer",
+    )  # fmt: skip
     optim = OptimConfig(**{name: getattr(optim, name) for name in read})
     slots = slots if model.reads_patches else None
     return _compile_step(on_devices(model, mesh), optim, mesh, accumulation, slots)
@@ -252,7 +258,9 @@ def on_devices(model: ModelConfig, mesh: Mesh) -> ModelConfig:
     device = mesh.devices.flat[0]
     backend = model.compute.attention
     if backend == "auto":
-        backend = backend_of(device.platform)
+        towers = [tower for tower in vars(model).values() if isinstance(tower, TransformerConfig)]
+        best = {backend_of(device.platform, model.compute.dtype, tower.head_width) for tower in towers}
+        backend = best.pop() if len(best) == 1 else "reference"  # one for the whole model
     if backend != "reference" and jax.local_devices()[0].client is device.client:
         prove(backend, jax.local_devices()[0])
     return dataclasses.replace(model, compute=dataclasses.replace(model.compute, attention=backend))

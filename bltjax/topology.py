@@ -5,9 +5,12 @@ of each, `h100:16x8`; a single node is `h100:8`. The compiler for GPUs knows non
 target, of which `targets/` holds one for each.
 """
 
+import contextlib
 import math
+from collections.abc import Iterator
 from importlib import resources
 from typing import Any
+from unittest import mock
 
 from jax.experimental import topologies
 
@@ -59,3 +62,30 @@ def devices(topology: str, slices: int = 1) -> list[Any]:
     except NotImplementedError as error:
         raise ImportError(f"topology={topology!r}: its compiler is missing; install the extra cuda-compile.") from error
     return described.devices
+
+
+CUDNN = 91500  # the release that JAX is told of where none is installed, 9.15
+
+
+@contextlib.contextmanager
+def traceable(topology: str) -> Iterator[None]:
+    """While this lasts, programs for the GPUs of a topology may hold calls of cuDNN, which need not be installed.
+
+    JAX has no such switch: it asks the library for its release, only to refuse old ones, wherever attention by cuDNN is
+    traced. The compiler itself needs nothing of the library.
+    """
+    if chip(topology).node is None:
+        yield
+        return
+    from jax._src.cudnn import fused_attention_stablehlo as calls
+
+    installed = calls.check_cudnn_version
+
+    def release() -> int:
+        try:
+            return installed()
+        except RuntimeError:
+            return CUDNN
+
+    with mock.patch.object(calls, "check_cudnn_version", release):
+        yield

@@ -93,7 +93,7 @@ def best_runs(studies: Sequence[Path]) -> list[Row]:
     chosen = []
     for series in dict.fromkeys(row["series"] for row in rows):
         for best in best_of_budgets([row for row in rows if row["series"] == series]):
-            chosen.append(next(r for r in rows if (r["preset"], r["budget"]) == (best["preset"], best["budget"])))
+            chosen.append(next(row for row in rows if row["run"] == best["run"]))
     return chosen
 
 

@@ -26,14 +26,15 @@ Other text, models and budgets:
 
     python experiments/isoflop.py --corpus 'books/**/*.txt' more.jsonl --budgets 2e11 1e12 --out runs/books
     python experiments/isoflop.py --patch-sizes 3 4.5 6 --families blt --seeds 0 1 2
-    python experiments/isoflop.py --schedule wsd --peak-rate 4e-3 --out runs/wsd  # docs/schedules.md
+    python experiments/isoflop.py --schedule wsd --peak-rates 4e-3 --out runs/wsd  # docs/schedules.md
+    python experiments/isoflop.py --families token --vocabularies 512 2048 8192 --out runs/vocabularies
     python experiments/isoflop.py --families megabyte spacebyte blt-space blt-strided --out runs/rules
 
 On an accelerator it is the same command with the names of larger presets, for instance
 
     python experiments/isoflop.py --preset blt-400m token-470m byte-450m --entropy-model entropy-100m \\
         --corpus 'text/*.parquet' --budgets 1e18 3e18 1e19 --row-bytes 8192 --batch 64 --dtype bfloat16 \\
-        --entropy-bytes 1e9 --heldout-bytes 10000000 --stride-bytes 4096 --peak-rate 6e-3 --out runs/a
+        --entropy-bytes 1e9 --heldout-bytes 10000000 --stride-bytes 4096 --peak-rates 6e-3 --out runs/a
 """
 
 import sys

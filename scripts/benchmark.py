@@ -7,6 +7,11 @@ the configuration `blt-bench` (encoder 1 x 256, global 12 x 512, decoder 6 x 256
 random weights on one row of random bytes cut into patches of 4. A training step is forward, backward, clipping and
 AdamW on every parameter. The peak of a 2048^3 matrix product stands beside the table, since nothing here can pass it.
 Takes about 20 minutes on 2 cores; `--quick` leaves out 24,576 bytes.
+
+    python scripts/benchmark.py --device gpu --peer-python PYTHON_WITH_CUDA --out benchmark_gpu.md
+
+takes other rows, on the first GPU, both sides there and in the same precision: `tf32` is what JAX makes of float32 on a
+GPU unless told otherwise, and torch only if it is told. Memory is then the GPU's, at its peak. 6 minutes on an H100.
 """
 
 import dataclasses
@@ -14,16 +19,18 @@ import json
 import os
 import pathlib
 import platform
+import re
 import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 PRESET = "blt-bench"
 PATCH_BYTES = 4
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,15 +38,23 @@ class Task:
     """One row of the table; `at_least` is the ratio to the peer that the project holds itself to."""
 
     kind: str  # "forward", "train" or "matmul"
-    bytes: int
-    dtype: str = "float32"
+    bytes: int  # of a row
+    dtype: str = "float32"  # or "bfloat16"; on GPUs also "tf32"
     peer: bool = True
     at_least: float | None = None
     calls: int = 3
+    rows: int = 1
+    device: str = "cpu"
 
     @property
     def name(self) -> str:
-        return "matrix product 2048^3" if self.kind == "matmul" else f"{self.kind}, {self.bytes:,} bytes"
+        if self.kind == "matmul":
+            return f"matrix product {self.bytes}^3"
+        return f"{self.kind}, {f'{self.rows} x ' if self.rows > 1 else ''}{self.bytes:,} bytes"
+
+    @property
+    def is_bfloat16(self) -> bool:
+        return self.dtype == "bfloat16"
 
 
 TASKS = (
@@ -57,6 +72,23 @@ TASKS = (
     Task("train", 8192, at_least=1.3, calls=2),
     Task("train", 8192, "bfloat16", peer=False, calls=2),
     Task("train", 24_576, peer=False, calls=1),
+)
+GPU_TASKS = tuple(
+    Task(kind, positions, dtype, calls=10, rows=rows, device="gpu")
+    for kind, positions, rows, dtype in (
+        ("matmul", 8192, 1, "float32"),
+        ("matmul", 8192, 1, "tf32"),
+        ("matmul", 8192, 1, "bfloat16"),
+        ("forward", 1024, 1, "bfloat16"),
+        ("forward", 8192, 1, "bfloat16"),
+        ("forward", 8192, 1, "float32"),
+        ("forward", 8192, 8, "bfloat16"),
+        ("train", 8192, 1, "bfloat16"),
+        ("train", 8192, 1, "tf32"),
+        ("train", 8192, 8, "bfloat16"),
+        ("forward", 24_576, 1, "bfloat16"),
+        ("train", 24_576, 1, "bfloat16"),
+    )
 )
 
 
@@ -87,16 +119,20 @@ def measure_ours(task: Task) -> dict:
     from bltjax.patching.patches import Patches
     from bltjax.presets import PRESETS
 
+    jax.config.update("jax_default_matmul_precision", "highest" if task.dtype == "float32" else "default")
+    dtype = "bfloat16" if task.is_bfloat16 else "float32"
     if task.kind == "matmul":
-        a = jax.random.normal(jax.random.key(0), (task.bytes, task.bytes)).astype(task.dtype)
+        a = jax.random.normal(jax.random.key(0), (task.bytes, task.bytes)).astype(dtype)
         product = jax.jit(jnp.matmul)
         return {"seconds": timed(lambda: product(a, a).block_until_ready(), task.calls, 3)}
 
     base = PRESETS[PRESET]
-    compute = dataclasses.replace(base.compute, dtype=task.dtype, unroll=True)
+    # Written out, the reference's attention takes a GPU's compiler half a minute, and gains nothing there.
+    compute = dataclasses.replace(base.compute, dtype=dtype, unroll=task.device == "cpu" or task.is_bfloat16)
     config = dataclasses.replace(base, compute=compute)
-    ids = np.random.default_rng(0).integers(4, 260, (1, task.bytes + 1)).astype(np.int32)
-    lengths = np.array([patch_lengths(task.bytes)])
+    rows = task.rows
+    ids = np.random.default_rng(0).integers(4, 260, (rows, task.bytes + 1)).astype(np.int32)
+    lengths = np.array([patch_lengths(task.bytes)] * rows)
     patches = Patches.from_lengths(lengths, task.bytes)
     if task.kind == "forward":
         params = jax.jit(lambda key: families.initialize(config, key))(jax.random.key(0))
@@ -113,10 +149,10 @@ def measure_ours(task: Task) -> dict:
     from bltjax.sharding import make_mesh
     from bltjax.step import compile_step
 
-    starts = np.zeros((1, task.bytes + 1), bool)
+    starts = np.zeros((rows, task.bytes + 1), bool)
     starts[:, np.cumsum([0, *patch_lengths(task.bytes)[:-1]])] = True
     batch = Batch(
-        ids=ids[:, :-1], targets=ids[:, 1:], target_bytes=np.ones((1, task.bytes), np.uint16), starts=starts
+        ids=ids[:, :-1], targets=ids[:, 1:], target_bytes=np.ones((rows, task.bytes), np.uint16), starts=starts
     )  # fmt: skip
     step = compile_step(config, OptimConfig(), make_mesh(), slots=lengths.shape[1])
     state = step.initial_state(0)
@@ -160,13 +196,18 @@ def measure_peer(task: Task) -> dict:
     import torch
 
     torch.manual_seed(0)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = task.dtype == "tf32"
+    device = "cuda" if task.device == "gpu" else "cpu"
+    ready = torch.cuda.synchronize if task.device == "gpu" else (lambda: None)
+    dtype = torch.bfloat16 if task.is_bfloat16 else torch.float32
     if task.kind == "matmul":
-        a = torch.randn(task.bytes, task.bytes).to(getattr(torch, task.dtype))
-        return {"seconds": timed(lambda: a @ a, task.calls, 3)}
+        a = torch.randn(task.bytes, task.bytes).to(device, dtype)
+        return {"seconds": timed(lambda: (a @ a, ready()), task.calls, 3)}
 
-    model = peer_model()
-    ids = torch.randint(4, 260, (1, task.bytes + 1))
-    lengths = torch.tensor([patch_lengths(task.bytes)])
+    # Beside parameters in bfloat16 the peer keeps no others; ours stay in float32, as they do in training.
+    model = peer_model().to(device, dtype)
+    ids = torch.randint(4, 260, (task.rows, task.bytes + 1), device=device)
+    lengths = torch.tensor([patch_lengths(task.bytes)] * task.rows, device=device)
 
     def forward() -> "torch.Tensor":
         return model(input_ids=ids[:, :-1], patch_lengths=lengths, use_cache=False).logits
@@ -174,25 +215,29 @@ def measure_peer(task: Task) -> dict:
     if task.kind == "forward":
         model.eval()
         with torch.no_grad():
-            return {"seconds": timed(forward, task.calls)}
+            return {"seconds": timed(lambda: (forward(), ready()), task.calls)}
     model.train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=4e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
 
     def step() -> None:
-        loss = torch.nn.functional.cross_entropy(forward().float()[0], ids[0, 1:])
+        loss = torch.nn.functional.cross_entropy(forward().float().flatten(0, 1), ids[:, 1:].flatten())
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
+        ready()
 
     return {"seconds": timed(step, task.calls)}
 
 
-def measure_apart(python: str, side: str, task: Task) -> dict:
-    """One measurement in a fresh process, with its peak memory."""
+def measure_apart(python: str, side: str, task: Task) -> dict | None:
+    """One measurement in a fresh process, with its peak memory; None where a GPU has too little of it."""
     command = [python, os.path.abspath(__file__), "--worker", side, json.dumps(dataclasses.asdict(task))]
-    env = {**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).resolve().parent.parent), "JAX_PLATFORMS": "cpu"}
+    env = {**os.environ, "JAX_PLATFORMS": "cuda" if task.device == "gpu" else "cpu"}
+    env["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), *filter(None, [env.get("PYTHONPATH")])])
     done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    if task.device == "gpu" and re.search("out of memory|OutOfMemory|RESOURCE_EXHAUSTED", done.stderr):
+        return None
     if done.returncode:
         raise RuntimeError(f"{side}, {task.name}: the worker failed.\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
@@ -205,9 +250,15 @@ def worker(side: str, task: Task) -> None:
         import jax
 
         result["version"] = f"jax {jax.__version__}"
+        if task.device == "gpu":
+            result["peak_gb"] = jax.local_devices()[0].memory_stats()["peak_bytes_in_use"] / 2**30
+            result["machine"] = jax.local_devices()[0].device_kind
     else:
         import torch
         import transformers
+
+        if task.device == "gpu":
+            result["peak_gb"] = torch.cuda.max_memory_allocated() / 2**30
 
         result["version"] = f"transformers {transformers.__version__}, torch {torch.__version__}"
     print(json.dumps(result))
@@ -216,13 +267,18 @@ def worker(side: str, task: Task) -> None:
 def speed(task: Task, seconds: float) -> str:
     if task.kind == "matmul":
         return f"{2 * task.bytes**3 / seconds / 1e9:,.0f} GFLOP/s"
-    return f"{task.bytes / seconds / 1e3:.2f} kB/s"
+    return f"{task.rows * task.bytes / seconds / 1e3:,.2f} kB/s"
+
+
+def peak(results: list[dict]) -> str:
+    return f"{max(result['peak_gb'] for result in results):.1f} GB" if results else ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
     """Command line of the benchmark."""
 
+    device: Literal["cpu", "gpu"] = "cpu"  # gpu: the first NVIDIA GPU, other rows
     peer_python: str | None = None  # a Python that has torch and transformers; None: measure bltjax alone
     only: str = ""  # rows whose name contains this
     rounds: int = 2  # turns of each side
@@ -232,30 +288,41 @@ class Arguments:
 
 def main(arguments: Arguments) -> None:
     """Measures every row and prints the table."""
-    rows, ours_speed, versions = [], {}, set()
-    for task in TASKS:
+    rows, ours_speed, versions, machines = [], {}, set(), set()
+    tasks = TASKS if arguments.device == "cpu" else GPU_TASKS
+    for task in tasks:
         if arguments.only not in task.name or (arguments.quick and task.bytes > 20_000):
             continue
-        ours, peer = [], []
+        ours, peer, too_large = [], [], {}
         for turn in range(arguments.rounds):
-            # A minute for each call of the peer at 24,576 bytes: one turn has two of them.
-            if task.peer and arguments.peer_python and (turn == 0 or task.bytes < 20_000):
-                peer.append(measure_apart(arguments.peer_python, "peer", task))
-            ours.append(measure_apart(sys.executable, "ours", task))
+            # On CPUs a minute for each call of the peer at 24,576 bytes: one turn has two of them.
+            sides = [("ours", sys.executable, ours)]
+            if task.peer and arguments.peer_python and (turn == 0 or task.bytes < 20_000 or arguments.device == "gpu"):
+                sides.insert(0, ("peer", arguments.peer_python, peer))
+            for side, python, results in sides:
+                found = measure_apart(python, side, task)
+                if found is None:
+                    too_large[side] = "out of memory"
+                else:
+                    results.append(found)
         versions |= {result["version"] for result in ours + peer}
-        median = statistics.median(s for r in ours for s in r["seconds"])
-        theirs = statistics.median(s for r in peer for s in r["seconds"]) if peer else None
-        ours_speed[task.kind, task.bytes, task.dtype] = task.bytes / median
+        machines |= {result["machine"] for result in ours if "machine" in result}
+        median, theirs = (
+            statistics.median(s for r in side for s in r["seconds"]) if side else None for side in (ours, peer)
+        )
+        if median:
+            ours_speed[task.kind, task.bytes, task.dtype] = task.bytes / median
         row = {
-            "row": task.name, "dtype": task.dtype, "bltjax": speed(task, median),
-            "transformers": speed(task, theirs) if theirs else "", "ratio": f"{theirs / median:.2f}" if theirs else "",
-            "at least": task.at_least or "", "memory, bltjax": f"{max(r['peak_gb'] for r in ours):.1f} GB",
-            "memory, transformers": f"{max(r['peak_gb'] for r in peer):.1f} GB" if peer else "",
+            "row": task.name, "dtype": task.dtype,
+            "bltjax": speed(task, median) if median else too_large.get("ours", ""),
+            "transformers": speed(task, theirs) if theirs else too_large.get("peer", ""),
+            "ratio": f"{theirs / median:.2f}" if theirs and median else "",
+            "at least": task.at_least or "", "memory, bltjax": peak(ours), "memory, transformers": peak(peer),
         }  # fmt: skip
         rows.append(row)
         print(" | ".join(str(v) for v in row.values()), flush=True)
     if not rows:
-        names = "; ".join(dict.fromkeys(task.name for task in TASKS))
+        names = "; ".join(dict.fromkeys(task.name for task in tasks))
         sys.exit(f"only={arguments.only!r}: no row has that in its name. The rows are: {names}.")
     lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
     lines += ["| " + " | ".join(str(v) for v in row.values()) + " |" for row in rows]
@@ -268,7 +335,11 @@ def main(arguments: Arguments) -> None:
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     names = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     machine = next((line.split(":")[1].strip() for line in names if "model name" in line), "")
-    lines += ["", f"{machine or platform.processor()}, {os.cpu_count()} cores; {'; '.join(sorted(versions))}."]
+    lines += [
+        "",
+        *(f"{name}." for name in sorted(machines)),
+        f"{machine or platform.processor()}, {os.cpu_count()} cores; {'; '.join(sorted(versions))}.",
+    ]
     print("\n".join(lines))
     if arguments.out:
         arguments.out.write_text("\n".join(lines) + "\n")

@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Any
+from typing import Any, Literal
 
 PRESET = "blt-bench"
 PATCH_BYTES = 4
@@ -44,6 +44,7 @@ class Task:
     run: str | None = None  # folder of a trained model; None: the benchmark's configuration
     calls: int = 3
     every: int = 1  # of transformers only each so-manieth new byte is computed, and stands for those up to the next
+    device: str = "cpu"  # or "gpu"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +135,7 @@ def measure_ours(task: Task) -> dict[str, Any]:
     from bltjax.generate import Generator, Sampling, Stop, decode
     from bltjax.trained import load_source
 
+    jax.config.update("jax_default_matmul_precision", "highest")  # float32 as it is on CPUs
     if task.together is not None:
         decode.TOGETHER = task.together
     source = random_source(task.rule) if task.run is None else load_source(task.run)
@@ -182,12 +184,13 @@ def measure_peer(task: Task) -> dict[str, Any]:
 
     from scripts.benchmark import patch_lengths, peer_model
 
-    model = peer_model().eval()
+    device = "cuda" if task.device == "gpu" else "cpu"
+    model = peer_model().eval().to(device)
     draw = torch.Generator().manual_seed(0)
-    ids = torch.randint(4, 260, (1, task.prompt + task.new), generator=draw)
+    ids = torch.randint(4, 260, (1, task.prompt + task.new), generator=draw).to(device)
 
     def one(length: int) -> float:
-        lengths = torch.tensor([patch_lengths(length)])
+        lengths = torch.tensor([patch_lengths(length)], device=device)
         begin = time.perf_counter()
         out = model(input_ids=ids[:, :length], patch_lengths=lengths, use_cache=False, logits_to_keep=1)
         int(out.logits[0, -1].argmax())
@@ -202,7 +205,8 @@ def measure_peer(task: Task) -> dict[str, Any]:
 def measure_apart(python: str, side: str, task: Task, compiled: str = "") -> dict[str, Any]:
     """One measurement in a fresh process, which keeps what it compiles in a folder if there is one."""
     command = [python, os.path.abspath(__file__), "--worker", side, json.dumps(dataclasses.asdict(task))]
-    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu"}
+    env = {**os.environ, "JAX_PLATFORMS": "cuda" if task.device == "gpu" else "cpu"}
+    env["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), *filter(None, [env.get("PYTHONPATH")])])
     if compiled:
         env["JAX_COMPILATION_CACHE_DIR"] = compiled
     done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
@@ -216,7 +220,7 @@ def worker(side: str, task: Task) -> None:
     if side == "ours":
         import jax
 
-        result["version"] = f"jax {jax.__version__}"
+        result["version"] = f"jax {jax.__version__} on {jax.devices()[0].device_kind}"
     else:
         import torch
         import transformers
@@ -229,6 +233,7 @@ def worker(side: str, task: Task) -> None:
 class Arguments:
     """Command line of the benchmark."""
 
+    device: Literal["cpu", "gpu"] = "cpu"  # gpu: the first NVIDIA GPU, for both sides
     peer_python: str | None = None  # a Python that has torch and transformers; None: leave its rows out
     run: pathlib.Path | None = None  # a trained BLT: measure guessing ahead on it, and nothing else
     only: str = ""  # rows whose name contains this
@@ -251,7 +256,8 @@ class Measured:
         found = self.kept.setdefault((side, task), [])
         if len(found) < turns:
             python = sys.executable if side == "ours" else self.arguments.peer_python
-            found.append(measure_apart(str(python), side, task, self.compiled))
+            there = dataclasses.replace(task, device=self.arguments.device)
+            found.append(measure_apart(str(python), side, there, self.compiled))
             self.versions.add(found[-1]["version"])
 
     def seconds(self, side: str, task: Task, whole: bool = False) -> float:

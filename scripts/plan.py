@@ -29,11 +29,13 @@ from bltjax.scaling import ledger
 from bltjax.scaling.edges import BYTES_PER_PARAMETER, laws_of, predictions
 from bltjax.scaling.footprint import compiled, held
 from bltjax.scaling.forecast import Forecast, forecast
+from bltjax.scaling.inputs import Inputs
 from bltjax.scaling.machines import Machine, named_machine
-from bltjax.scaling.probe import fraction_toml, probe_study
+from bltjax.scaling.probe import check_here, fraction_toml, probe_study
 from bltjax.scaling.spend import Bill, OverCap, bill, input_positions, label_of
 from bltjax.scaling.studyfile import command, read_study
 from bltjax.scaling.sweep import claim
+from bltjax.scaling.throughput import measure
 
 MACHINES = Path(__file__).resolve().parent / "machines.toml"
 
@@ -104,6 +106,9 @@ def main(arguments: Arguments) -> None:
     machine.peak_of(study.dtype)  # whatever does not fit is found before anything is made
     if arguments.prepare:
         claim(study)
+    if study.equal == "seconds" and arguments.prepare and arguments.probe:
+        check_here(machine)
+        measure(study, Inputs(study, say), say, machine.devices)
     planned = forecast(study, say, arguments.prepare)
     probes = probe_study(planned, machine, say) if arguments.probe else {}
     if probes:

@@ -30,6 +30,7 @@ from bltjax.scaling.store import replace_file, write_table
 from bltjax.scaling.study import Study
 from bltjax.scaling.studyfile import read_study
 from bltjax.scaling.sweep import claim, draw, summary
+from bltjax.scaling.throughput import measure
 
 SCRIPT = Path(__file__).resolve()
 File = Annotated[Path, tyro.conf.Positional]
@@ -147,6 +148,8 @@ def print_jobs(arguments: Run | PrintJobs, study: Study) -> None:
 def outcomes(arguments: Run, study: Study) -> Iterable[Outcome]:
     """Does what is to be done, by the engine that was asked for."""
     in_process = arguments.engine == "local" and arguments.processes == 1
+    if in_process and study.equal == "seconds":
+        measure(study, Inputs(study, say), say)
     jobs = unfinished(jobs_of(study) if in_process else known_jobs(study), isinstance(arguments, Retry))
     if not jobs:
         return ()
@@ -215,7 +218,8 @@ def table(arguments: Table, study: Study) -> None:
         claim(study)
     write_table(rows, study.out)
     lines = write_metrics(place, runs, study.out / "metrics.parquet")
-    total = len(study.budgets) * len(study.seeds) * sum(len(study.patchers_of(name)) for name in study.models())
+    each = len(study.budgets) * len(study.seeds) * len(study.peak_rates)
+    total = each * sum(len(study.patchers_of(name)) for name in study.models())
     say(f"{len(rows)} of {total} runs are complete; {lines:,} lines of metrics of {len(runs)} runs")
     if len(rows) == total:
         words = summary(rows)

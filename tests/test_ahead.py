@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from jax.experimental import topologies
 
+from bltjax import topology
 from bltjax.ahead import Plan, compile_ahead, model_flops, talk_seconds
 from bltjax.chips import CHIPS
 from bltjax.config import MeshConfig, OptimConfig
@@ -101,6 +102,19 @@ def test_a_preset_compiles_for_a_node_of_gpus():
     step = compile_step(asked.model, OptimConfig(), make_mesh(asked.mesh), slots=asked.slots)
     computed = Program(step.lower(asked.rows, asked.positions).compile().as_text() or "").flops
     assert report.compiled_flops == pytest.approx(computed, rel=0.02)
+
+
+@pytest.mark.gpus
+@pytest.mark.filterwarnings("ignore:Error reading persistent compilation cache entry:UserWarning")
+def test_in_bfloat16_a_gpu_gets_attention_by_cudnn_which_is_not_here():
+    model = preset("byte-cpu-2")
+    model = dataclasses.replace(model, compute=dataclasses.replace(model.compute, dtype="bfloat16", unroll=True))
+    with topology.traceable("h100:1"):
+        step = compile_step(model, OptimConfig(), make_mesh(MeshConfig(), topology.devices("h100:1")))
+        program = step.lower(2, 256).compile().as_text() or ""
+    layers = model.tower.layers
+    assert program.count('custom_call_target="__cudnn$fmhaScaleBiasSoftmax"') == layers
+    assert program.count('custom_call_target="__cudnn$fmhaScaleBiasSoftmaxBackward"') == layers
 
 
 @pytest.mark.gpus

@@ -374,6 +374,18 @@ def test_the_full_accounting_is_what_the_compiler_counts(name):
     assert expected < counted < 1.02 * expected
 
 
+@pytest.mark.parametrize(("name", "patch_size", "share"), [("token-450m", 4.4, 0.24), ("token-470m", 3.7, 0.07)])
+def test_a_vocabulary_is_paid_for_in_every_token(name, patch_size, share):
+    """2 h V FLOPs a token: a quarter of the forward pass for 128,256 tokens, a fourteenth for 32,000."""
+    model = preset(name)
+    output = 2 * model.tower.width * model.vocabulary_size / patch_size
+    for accounting in ("paper", "full"):
+        cost = flops_per_byte(model, patch_size, 8192, accounting)
+        without = flops_per_byte(dataclasses.replace(model, vocabulary_size=5), patch_size, 8192, accounting)
+        assert output / cost.forward == pytest.approx(share, abs=0.01)
+        assert cost.forward - without.forward == pytest.approx(output, rel=1e-3)
+
+
 def test_token_output_grows_with_the_vocabulary_alone():
     small, large = (
         flops_per_byte(TokenTransformerConfig(BYTES.tower, vocabulary_size=v), 4, 16, "full").parts for v in (300, 600)

@@ -27,7 +27,7 @@ FLOORS = (
     {"loss", "flops", "interop", "hlo", "movement", "least"},
     {"generate"},
     {"data"},
-    {"optim", "metrics", "walltime", "lock", "runtime", "checkpoint", "chips", "topology"},
+    {"transfer", "optim", "metrics", "walltime", "lock", "runtime", "checkpoint", "chips", "topology"},
     {"step"},
     {"ahead"},
     {"tally", "evaluate", "claim", "provenance", "train", "scoring", "trained", "harness"},

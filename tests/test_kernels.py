@@ -18,6 +18,7 @@ CASES = [
     (1, None, 1, 1),
     (130, None, 2, 1),
     (130, 1, 1, 1),
+    (131, None, 2, 1),
     (300, 129, 2, 1),
     (640, 200, 1, 1),
     pytest.param(640, None, 1, 1, marks=pytest.mark.slow),  # five blocks of 128
@@ -80,10 +81,39 @@ def test_on_a_mesh_too(backend, length, window, axes):
         compare(jax.jit(functools.partial(results, backend, window))(*given), wanted)
 
 
-def test_cudnn_takes_no_float32():
-    q, k, v, documents, _ = inputs(8, 1, 1)
-    with pytest.raises(ValueError, match=r"compute\.attention='cudnn'"):
-        attention(q, k, v, documents, backend="cudnn")
+@pytest.mark.parametrize(("length", "window"), [(131, None), (131, 7), (7, 7), (1, None), (130, 131)])
+def test_cudnn_is_given_even_numbers_of_queries_and_keys(length, window, monkeypatch):
+    asked = []
+    monkeypatch.setattr(kernels, "fused", functools.partial(kernels.fused, implementation="xla"))
+    attend = jax.nn.dot_product_attention
+    monkeypatch.setattr(
+        jax.nn, "dot_product_attention", lambda q, k, v, **more: asked.append((q, k)) or attend(q, k, v, **more)
+    )
+    q, k, v, documents, _ = inputs(length, 2, 1)
+    attention(q, k, v, documents, window, "cudnn")
+    assert [(q.shape[1] % 2, k.shape[1] % 2) for q, k in asked] == [(0, 0)]
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize(
+    ("length", "window", "heads", "key_heads"), [*CASES[:-2], (640, None, 4, 4), (1024, 512, 4, 2)]
+)
+def test_cudnn_on_a_gpu_gives_what_the_reference_gives_in_float32(length, window, heads, key_heads):
+    given = inputs(length, heads, key_heads)
+    with jax.default_matmul_precision("highest"):
+        wanted = jax.jit(functools.partial(results, "reference", window))(*given)
+    rounded = [x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x for x in given]
+    found = jax.jit(functools.partial(results, "cudnn", window))(*rounded)
+    scale = max(float(jnp.max(jnp.abs(other))) for other in wanted)
+    for name, one, other in zip(("out", "dq", "dk", "dv"), found, wanted, strict=True):
+        np.testing.assert_allclose(np.asarray(one, np.float32), other, atol=0.02 * scale, rtol=0, err_msg=name)
+
+
+@pytest.mark.parametrize(("dtype", "width"), [("float32", 64), ("bfloat16", 4), ("bfloat16", 136)])
+def test_cudnn_takes_no_other_heads_than_it_has_kernels_for(dtype, width):
+    q = jnp.zeros((1, 8, 1, width), dtype)
+    with pytest.raises(ValueError, match=rf"compute\.attention='cudnn': .* not {dtype} of {width}"):
+        attention(q, q, q, backend="cudnn")
 
 
 def test_a_kernel_that_differs_on_a_device_is_refused(backend, monkeypatch):
@@ -101,8 +131,12 @@ def test_a_kernel_that_differs_on_a_device_is_refused(backend, monkeypatch):
     prove.cache_clear()
 
 
-def test_tpus_alone_leave_the_reference_by_themselves():
-    assert [backend_of(platform) for platform in ("cpu", "gpu", "cuda", "tpu")] == ["reference"] * 3 + ["splash"]
+def test_a_platform_takes_its_kernel_where_that_is_offered():
+    assert {backend_of(platform, "bfloat16", 64) for platform in ("gpu", "cuda")} == {"cudnn"}
+    assert {backend_of("gpu", *heads) for heads in (("float32", 64), ("bfloat16", 4), ("bfloat16", 136))} == {
+        "reference"
+    }
+    assert [backend_of(platform, "bfloat16", 64) for platform in ("cpu", "tpu")] == ["reference", "splash"]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """One training step: the same gradients however the batch is divided, and one compilation."""
 
+import dataclasses
 import functools
 
 import jax
@@ -15,6 +16,7 @@ from bltjax.config import (
     HashConfig,
     MeshConfig,
     OptimConfig,
+    TransferConfig,
     TransformerConfig,
 )
 from bltjax.patching.patches import Patches
@@ -170,6 +172,25 @@ def test_a_step_whose_loss_or_gradient_is_not_finite_changes_nothing(spoil, devi
     jax.tree.map(np.testing.assert_array_equal, after.params, before.params)
     jax.tree.map(np.testing.assert_array_equal, after.opt_state, before.opt_state)
     assert after.step == before.step + 1 == 2, "the next batch is another"
+
+
+def test_a_transfer_changes_what_parameters_begin_with_and_how_far_a_step_moves_them():
+    base = ByteTransformerConfig(TransformerConfig(width=8, layers=1, heads=1, hidden=24))
+    optim = OptimConfig(transfer=TransferConfig("width", base), weight_decay=0.0)
+    states = {}
+    for name, settings in (("own", dataclasses.replace(optim, transfer=None)), ("transferred", optim)):
+        step = compile_step(FLAT, settings, mesh_of_size(2, data=2))
+        before = step.initial_state(0)
+        begun = jax.device_get(before.params)
+        after, _ = step(before, ragged_batch(), 1e-3)
+        states[name] = begun, jax.tree.map(lambda a, b: np.abs(a - b).max(), jax.device_get(after.params), begun)
+    (own, _), (params, moved) = states["own"], states["transferred"]
+    np.testing.assert_allclose(params["output"]["kernel"], own["output"]["kernel"] * 2**-0.5, rtol=1e-6)
+    np.testing.assert_allclose(params["embedding"]["table"], own["embedding"]["table"] * 2**0.5, rtol=1e-6)
+    # Adam's first step is the rate times the sign of the gradient; the base is half as wide.
+    assert moved["embedding"]["table"] == pytest.approx(1e-3, rel=1e-2)
+    assert moved["output"]["kernel"] == pytest.approx(5e-4, rel=1e-2)
+    assert moved["layers"]["attention"]["key"]["kernel"] == pytest.approx(5e-4, rel=1e-2)
 
 
 def test_skipping_needs_no_copy_of_the_state():

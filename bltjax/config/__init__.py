@@ -19,7 +19,15 @@ from bltjax.config.model import (
     TokenTransformerConfig,
     family_of,
 )
-from bltjax.config.run import MeshConfig, OptimConfig, PatcherConfig, RowsConfig, TrainConfig, usual_patcher
+from bltjax.config.run import (
+    MeshConfig,
+    OptimConfig,
+    PatcherConfig,
+    RowsConfig,
+    TrainConfig,
+    TransferConfig,
+    usual_patcher,
+)
 from bltjax.config.tower import ComputeConfig, TransformerConfig, swiglu_width
 from bltjax.config.values import config_hash, from_dict, to_dict
 
@@ -42,6 +50,7 @@ __all__ = [
     "SpaceByteConfig",
     "TokenTransformerConfig",
     "TrainConfig",
+    "TransferConfig",
     "TransformerConfig",
     "config_hash",
     "family_of",

@@ -1,8 +1,12 @@
-"""What configurations refuse, and how they say so."""
+"""What configurations refuse and how they say so; and fields that came later."""
 
 import difflib
 import typing
 from typing import Any, Literal
+
+# Metadata of a field that came when runs were kept already: it is written only where it is not at its default, which it
+# had then. So configurations without it, and their hashes, stay what they were.
+LATER = {"later": True}
 
 
 def require(condition: bool, argument: str, value: Any, advice: str) -> None:

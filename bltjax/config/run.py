@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import Literal
 
-from bltjax.config.checks import at_least, check_choices, require
+from bltjax.config.checks import LATER, at_least, check_choices, require
 from bltjax.config.model import MegabyteConfig, ModelConfig, SpaceByteConfig
 
 
@@ -51,6 +51,17 @@ class RowsConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class TransferConfig:
+    """A smaller model of the same family whose learning rate a run takes, and by which rule; see `bltjax.transfer`."""
+
+    rule: Literal["width", "width-depth"]  # muP; CompleteP with alpha = 1
+    base: ModelConfig  # how it is computed makes no difference
+
+    def __post_init__(self) -> None:
+        check_choices(self, "optim.transfer.")
+
+
+@dataclasses.dataclass(frozen=True)
 class OptimConfig:
     """AdamW with warm-up and a schedule. Defaults: the paper's (section 4.8), except for the length."""
 
@@ -67,6 +78,8 @@ class OptimConfig:
     first_moment: Literal["float32", "bfloat16"] = "float32"  # how it is kept between steps
     spike_deviations: float | None = None  # a loss or gradient norm so far above the mean is skipped; None: none is
     spike_steps: int = 128  # over how many steps mean and deviation are taken
+    # peak_rate is that of the transfer's base; None: of the model itself
+    transfer: TransferConfig | None = dataclasses.field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         check_choices(self, "optim.")
@@ -121,3 +134,7 @@ class TrainConfig:
         require(reads == (self.patcher is not None), "patcher", self.patcher, advice)
         strided = isinstance(self.model, MegabyteConfig) and self.model.inference == "strided"
         require(not strided, "model.inference", "strided", 'is for scoring; train with "basic".')
+        transfer = self.optim.transfer
+        if transfer is not None:
+            same, advice = type(transfer.base) is type(self.model), "name a base of the model's own family."
+            require(same, "optim.transfer.base", transfer.base, advice)

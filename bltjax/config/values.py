@@ -15,10 +15,15 @@ T = TypeVar("T")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A configuration as plain JSON values; a model carries its family's name under "family"."""
+    """A configuration as plain JSON values; a model carries its family's name under "family".
+
+    A field that came later (`checks.LATER`) is left out where it is at its default.
+    """
     out: dict[str, Any] = {"family": family_of(config)} if type(config) in FAMILIES.values() else {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
+        if field.metadata.get("later") and value == field.default:
+            continue
         plain = to_dict(value) if dataclasses.is_dataclass(value) else value
         out[field.name] = list(plain) if isinstance(plain, tuple) else plain
     return out

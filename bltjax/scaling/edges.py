@@ -21,7 +21,8 @@ from jaxtyping import Float
 from bltjax.flops import non_embedding_parameters
 from bltjax.scaling.fit import fit_law, own_table, points_of, read_table
 from bltjax.scaling.plan import RunPlan
-from bltjax.scaling.plots import count_text, flops_text
+from bltjax.scaling.plots import budget_text, count_text
+from bltjax.scaling.series import size_name
 
 BYTES_PER_PARAMETER = 60.0
 _GRID = 401  # sizes between the smallest and the largest at which a law is asked
@@ -43,12 +44,13 @@ class Prediction:
     size: float
     bound: Literal["at or below", "at or above"] | None
     rule: str
+    equal: str = "flops"  # what the budget is of
 
     def __str__(self) -> str:
         end = "smallest" if self.bound == "at or below" else "largest"
         where = "near" if self.bound is None else f"{self.bound} the {end} size,"
         found = f"the best is predicted {where} N = {count_text(self.size)} (by {self.rule})"
-        return f"{self.series} at {flops_text(self.budget)} FLOPs: {found}"
+        return f"{self.series} at {budget_text(self.budget, self.equal)}: {found}"
 
 
 def by_ratio(
@@ -123,15 +125,16 @@ def predictions(
     found: list[Prediction] = []
     small: list[str] = []
     without: list[str] = []
-    grids: dict[str, dict[float, dict[int, float]]] = {}
+    grids: dict[tuple[str, str], dict[float, dict[int, float]]] = {}  # of a vocabulary each
     for plan in plans:
-        size = non_embedding_parameters(plan.train.model)
-        grids.setdefault(plan.series, {}).setdefault(plan.budget, {})[size] = plan.bytes
-    for series, budgets in grids.items():
+        size, grid = non_embedding_parameters(plan.train.model), plan.name.removeprefix(size_name(plan.name))
+        grids.setdefault((plan.series, grid), {}).setdefault(plan.budget, {})[size] = plan.bytes
+    for (name, grid), budgets in grids.items():
+        series = f"{name}{grid}"
         if len(next(iter(budgets.values()))) < 3:
             small.append(series)
             continue
-        law = (laws or {}).get(series)
+        law = (laws or {}).get(name)
         if laws is not None and law is None:
             without.append(series)
         rule = f"{ratio:g} bytes a parameter" if law is None else "the law of the earlier study"
@@ -139,7 +142,7 @@ def predictions(
             sizes = np.array(sorted(grid), np.float64)
             seen = np.array([grid[int(size)] for size in sizes], np.float64)
             size, bound = by_ratio(sizes, seen, ratio) if law is None else by_law(sizes, seen, law)
-            found.append(Prediction(series, budget, size, bound, rule))
+            found.append(Prediction(series, budget, size, bound, rule, plans[0].equal))
     notes = [f"fewer than three sizes, so no optimum will be fitted: {', '.join(small)}"] if small else []
     if without:
         notes.append(f"no law of the earlier study, so {ratio:g} bytes a parameter were taken: {', '.join(without)}")

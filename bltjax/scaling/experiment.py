@@ -57,7 +57,7 @@ ACCELERATOR: Mapping[str, Any] = {
     "remat": "full",
     "row_bytes": 8192,
     "batch": 64,
-    "peak_rate": 6e-3,
+    "peak_rates": (6e-3,),
     "entropy_model": "entropy-100m",
     "entropy_bytes": 1e9,
     "heldout_bytes": 10_000_000,

@@ -19,6 +19,7 @@ from bltjax.scaling.plan import RowFacts, RunPlan, plan_run
 from bltjax.scaling.series import patch_size
 from bltjax.scaling.study import NOMINAL_BYTES, Study
 from bltjax.scaling.sweep import run_of
+from bltjax.scaling.throughput import throughput_of
 from bltjax.scaling.trunk import Trunk, jobs, saved_steps
 
 
@@ -98,6 +99,8 @@ def forecast(study: Study, say: Callable[[str], None], prepare: bool = False) ->
     """
     inputs = Inputs(study, say) if prepare or is_prepared(study) else None
     text = _text(study, inputs)
+    if inputs is not None and prepare:
+        inputs.make_tokenizers()
     runs = []
     for name, model in study.models().items():
         for wanted in study.patchers_of(name):
@@ -109,10 +112,12 @@ def forecast(study: Study, say: Callable[[str], None], prepare: bool = False) ->
             else:
                 rows, facts = expected_rows(study, model, wanted, text.train_bytes)
                 patcher, identity, measured = wanted, None, False
-            for budget in study.budgets:
-                for seed in study.seeds:
-                    plan = plan_run(study, name, model, rows, facts, budget, seed, patcher, wanted, identity)
-                    runs.append(Foreseen(plan, measured, measured and run_of(study, plan).complete))
+            throughput = throughput_of(study, name, model, rows if measured else None)
+            for budget, seed, rate in itertools.product(study.budgets, study.seeds, study.peak_rates):
+                plan = plan_run(
+                    study, name, model, rows, facts, budget, seed, rate, patcher, wanted, identity, throughput
+                )
+                runs.append(Foreseen(plan, measured, measured and run_of(study, plan).complete))
     runs.sort(key=lambda run: run.plan.budget)
     entropy_done = any(run.measured and run.plan.by_entropy for run in runs)
     return Forecast(study, text, tuple(runs), tuple(_pieces(study, runs)), entropy_done)

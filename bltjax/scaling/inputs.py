@@ -146,6 +146,26 @@ class Inputs:
         tokenizer.check_lossless(self.corpus.documents("heldout"))
         return tokenizer
 
+    def make_tokenizers(self) -> None:
+        """Trains every tokenizer of the study that does not lie there, the largest first.
+
+        Raises:
+          ValueError: for text too short for one of them, before a model is trained.
+        """
+        models = self.study.models()
+        of_tokens = [model for model in models.values() if isinstance(model, TokenTransformerConfig)]
+        wanted = {model.vocabulary_size - vocabulary.OFFSET for model in of_tokens}
+        if any(rule is not None and rule.rule == "bpe" for name in models for rule in self.study.patchers_of(name)):
+            wanted.add(self.study.delimiter_tokens)
+        for tokens in sorted(wanted, reverse=True):
+            if not self._tokenizer_file(tokens).is_file():
+                try:
+                    self.tokenizer(tokens)
+                except ValueError as error:
+                    if tokens not in self.study.vocabularies:
+                        raise
+                    raise ValueError(f"vocabularies={self.study.vocabularies!r}: {error}") from error
+
     @functools.cached_property
     def _entropy_training(self) -> tuple[TrainConfig, ByteSource, dict[str, str], Run]:
         """How the entropy model is trained: its configuration, its rows, what it is known by, and its folder."""
@@ -156,7 +176,7 @@ class Inputs:
             model=model,
             steps=steps,
             rows=source.config,
-            optim=optim_of(learning_rate_rule(study, model), steps),
+            optim=optim_of(learning_rate_rule(study.entropy_rate, model), steps),
             log_every=max(1, steps // 50),
             checkpoint_every=1000,
         )

@@ -1,10 +1,11 @@
 """The jobs of a study: what an engine gives to one process, how each stands, and how a process does one.
 
-A job's name says which run of its study it is: model, patch size, budget and seed. It rests on the study's file alone,
-so it is known before anything is prepared; the hash that names a run's folder is not.
+A job's name says which run of its study it is: model, patch size, budget, rate and seed. It rests on the study's file
+alone, so it is known before anything is prepared; the hash that names a run's folder is not.
 """
 
 import dataclasses
+import itertools
 import os
 import sys
 import traceback
@@ -20,6 +21,7 @@ from bltjax.scaling.forecast import Foreseen, forecast
 from bltjax.scaling.inputs import Inputs
 from bltjax.scaling.mirror import mirror_run
 from bltjax.scaling.plots import flops_text
+from bltjax.scaling.rates import rate_suffix
 from bltjax.scaling.series import patch_size
 from bltjax.scaling.store import Json, Run, State
 from bltjax.scaling.study import Study
@@ -31,11 +33,14 @@ STATES: tuple[State, ...] = ("complete", "running", "interrupted", "failed", "wa
 EXPECTED = (ValueError, OSError, FloatingPointError, ImportError)  # their message says what to do: no traceback
 
 
-def job_name(name: str, wanted: PatcherConfig | None, budget: float, seed: int) -> str:
-    """Which run of its study a run is: blt-cpu-0-p4.5-8e10-s0; no two of a study have the same."""
+def job_name(name: str, wanted: PatcherConfig | None, budget: float, rate: float, seed: int) -> str:
+    """Which run of its study a run is: blt-cpu-0-p4.5-8e10-s0 or, at an unusual rate, blt-cpu-0-p4.5-8e10-r4e-3-s0.
+
+    No two of a study have the same.
+    """
     size, short = patch_size(wanted), flops_text(budget)
     patches = "" if size is None else f"-p{str(size).removesuffix('.0')}"
-    return f"{name}{patches}-{short if float(short) == budget else budget}-s{seed}"
+    return f"{name}{patches}-{short if float(short) == budget else budget}{rate_suffix(rate)}-s{seed}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +72,7 @@ def jobs_of(study: Study, say: Say = lambda text: None) -> list[Job]:
     for foreseen in forecast(study, say).runs:
         plan = foreseen.plan
         run = run_of(study, plan) if foreseen.measured else None
-        found.append(Job(job_name(plan.name, plan.wanted, plan.budget, plan.seed), foreseen, run))
+        found.append(Job(job_name(plan.name, plan.wanted, plan.budget, plan.rate, plan.seed), foreseen, run))
     return sorted(found, key=lambda job: job.flops)
 
 
@@ -83,12 +88,12 @@ def perform(study: Study, job: str, inputs: Inputs, mirror: str | None = None) -
       Stopped: when it was asked to stop; the state is saved.
     """
     cuts = ((name, wanted) for name in study.models() for wanted in study.patchers_of(name))
-    named = {job_name(*cut, budget, seed): (cut, budget, seed) for cut in cuts for budget in study.budgets
-             for seed in study.seeds}  # fmt: skip
+    which = itertools.product(study.budgets, study.peak_rates, study.seeds)
+    named = {job_name(*cut, *each): (cut, each) for cut, each in itertools.product(cuts, which)}
     if job not in named:
         raise ValueError(f"run={job!r}: is none of this study's: {', '.join(named)}.")
-    cut, budget, seed = named[job]
-    (plan,) = (plan for plan in plan_study(study, inputs, cut) if (plan.budget, plan.seed) == (budget, seed))
+    cut, each = named[job]
+    (plan,) = (plan for plan in plan_study(study, inputs, cut) if (plan.budget, plan.rate, plan.seed) == each)
     manifest = execute(study, plan, inputs, job)
     if mirror is not None:
         mirror_run(run_of(study, plan).folder, mirror)

@@ -7,6 +7,7 @@ Copies only go out: a study trains in a folder with locks, which object stores l
 that has one is whole.
 """
 
+import itertools
 import json
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 from bltjax.data.store import Store
 from bltjax.metrics import flat
+from bltjax.scaling.rates import peak_rate
 from bltjax.scaling.series import patch_size
 from bltjax.scaling.store import Json, replace_file
 from bltjax.scaling.study import Study
@@ -54,13 +56,17 @@ def gathered(study: Study, place: str | Path, ids: Collection[str] | None = None
     Args:
       place: the study's folder, or a copy of it.
       ids: of the study's runs; None: not known here, as its inputs lie elsewhere. Then runs are told by model, patch
-        size, budget and seed.
+        size, budget, rate and seed.
 
     Raises:
       ValueError: for two runs where the study has one, which only its inputs could tell apart.
     """
     cuts = [(name, patch_size(wanted)) for name in study.models() for wanted in study.patchers_of(name)]
-    order = [(*cut, budget, seed) for budget in sorted(study.budgets) for cut in cuts for seed in study.seeds]
+    models = study.models()
+    order = [
+        (*cut, budget, seed, peak_rate(rate, models[cut[0]], study.transfer_of(cut[0])))
+        for budget, cut, seed, rate in itertools.product(sorted(study.budgets), cuts, study.seeds, study.peak_rates)
+    ]
     runs, found = _store(place, "runs"), {}
     for name in runs.names():
         if runs.size(f"{name}/manifest.json") is None:
@@ -68,7 +74,8 @@ def gathered(study: Study, place: str | Path, ids: Collection[str] | None = None
         manifest = json.loads(runs.read(f"{name}/manifest.json"))
         if "preset" not in manifest or (ids is not None and manifest["id"] not in ids):
             continue
-        wanted = manifest["patch_size_wanted"], manifest["budget"], manifest["config"]["seed"]
+        config = manifest["config"]
+        wanted = manifest["patch_size_wanted"], manifest["budget"], config["seed"], config["optim"]["peak_rate"]
         which = (manifest["preset"], *wanted)
         if which in found:
             raise ValueError(

@@ -19,11 +19,12 @@ from bltjax.config import (
 )
 from bltjax.data.views import Source
 from bltjax.flops import Accounting, Breakdown, flops_per_byte
-from bltjax.scaling.rates import learning_rate_rule
+from bltjax.scaling.rates import peak_rate
 from bltjax.scaling.schedules import branch_step, scheduled
 from bltjax.scaling.series import patch_size, series_of
 from bltjax.scaling.store import digest
-from bltjax.scaling.study import Study, steps_within
+from bltjax.scaling.study import Equal, Study, steps_within
+from bltjax.scaling.throughput import Throughput
 
 FEWEST_STEPS, MOST_EPOCHS, LEAST_FILL = 10, 4, 0.9  # beyond these a plan warns
 
@@ -67,14 +68,16 @@ class RunPlan:
 
     name: str  # of the preset
     series: str  # what it is compared as: its family in the study, with the patch size where there are several
-    budget: float  # training FLOPs
+    budget: float  # training FLOPs, or device-seconds
     wanted: PatcherConfig | None  # how text is cut, before a threshold was calibrated
     seed: int
+    rate: float  # of the study, before any rule took it to the model
     accounting: Accounting
     train: TrainConfig
     facts: RowFacts
     flops: dict[str, Breakdown]  # by accounting
     inputs: dict[str, Any]  # fingerprints of corpus, tokenizer and patcher, and how it is scored
+    throughput: Throughput | None = None  # where the budget is device-seconds
 
     @property
     def family(self) -> str:
@@ -109,6 +112,16 @@ class RunPlan:
         return self.flops[self.accounting].training * self.bytes
 
     @property
+    def equal(self) -> Equal:
+        """What its budget is of."""
+        return "flops" if self.throughput is None else "seconds"
+
+    @property
+    def bench_seconds(self) -> float | None:
+        """Device-seconds of its training by the bench; None where its budget is FLOPs."""
+        return None if self.throughput is None else self.train.steps * self.throughput.device_seconds
+
+    @property
     def device_flops(self) -> float:
         """Training FLOPs on the devices, as expected: the model's own, nothing left out."""
         return 3 * self.flops["full"].model * self.bytes
@@ -139,18 +152,22 @@ def plan_run(
     facts: RowFacts,
     budget: float,
     seed: int,
+    rate: float,
     patcher: PatcherConfig | None = None,
     wanted: PatcherConfig | None = None,
     inputs: dict[str, Any] | None = None,
+    throughput: Throughput | None = None,
 ) -> RunPlan:
     """The run of one model at one budget.
 
     Args:
       rows: of the source, its slots measured.
       facts: of the same source.
+      rate: one of the study's.
       patcher: calibrated, for models that read patches.
       wanted: what was asked for: the same before it was calibrated.
       inputs: fingerprints that belong to the run's identity.
+      throughput: of the model, where budgets are device-seconds; belongs to it, too.
 
     Raises:
       ValueError: for a budget of less than one step.
@@ -173,14 +190,22 @@ def plan_run(
     row_bytes = rows.batch * facts.mean_row_bytes
     share = cost(study.accounting, row_bytes).parts.get("patcher_training", 0.0) * row_bytes
     flops_per_step = cost(study.accounting, None).training * row_bytes
-    steps, shortest = (steps_within(c, name, flops_per_step, share) for c in (budget, min(budget, *study.budgets)))
-    rate = learning_rate_rule(study, model)
+
+    def within(c: float) -> int:
+        if throughput is not None:
+            return throughput.steps_within(c, name)
+        return steps_within(c, name, flops_per_step, share)
+
+    steps, shortest = within(budget), within(min(budget, *study.budgets))
+    transfer = study.transfer_of(name)
+    peak = peak_rate(rate, model, transfer)
+    optim = scheduled(peak, steps, shortest, study.schedule, study.cooldown, study.warmup_steps)
     train = TrainConfig(
         model=model,
         steps=steps,
         patcher=patcher,
         rows=dataclasses.replace(rows, seed=seed),
-        optim=scheduled(rate, steps, shortest, study.schedule, study.cooldown, study.warmup_steps),
+        optim=dataclasses.replace(optim, transfer=transfer),
         seed=seed,
         log_every=max(1, steps // 50),
         checkpoint_every=1000,
@@ -193,11 +218,13 @@ def plan_run(
         budget=budget,
         wanted=wanted,
         seed=seed,
+        rate=rate,
         accounting=study.accounting,
         train=train,
         facts=facts,
         flops={each: cost(each, steps * row_bytes) for each in ("paper", "full")},
-        inputs=inputs or {},
+        inputs={**(inputs or {}), **({} if throughput is None else {"throughput": dataclasses.asdict(throughput)})},
+        throughput=throughput,
     )
 
 

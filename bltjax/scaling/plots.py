@@ -19,7 +19,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-from bltjax.scaling.fit import IsoFLOP, frontier, isoflop
+from bltjax.scaling.fit import IsoFLOP, best_of_rates, frontier, isoflop
+from bltjax.scaling.fit.vocabularies import chosen, swept
 from bltjax.scaling.store import replace_file
 
 Row = Mapping[str, Any]
@@ -90,6 +91,21 @@ def flops_text(value: float) -> str:
     return f"{float(mantissa):g}e{int(exponent)}"
 
 
+def budget_text(budget: float, equal: str = "flops") -> str:
+    """A budget with its unit: 8e10 FLOPs, 60 device-seconds."""
+    return f"{flops_text(budget)} FLOPs" if equal == "flops" else f"{budget:g} device-seconds"
+
+
+def equal_of(rows: Sequence[Row]) -> str:
+    """What runs of one budget have in common: "flops", or "seconds"; tables older than the column: FLOPs."""
+    return rows[0].get("equal", "flops")
+
+
+def spending_of(rows: Sequence[Row]) -> str:
+    """The column of what the budgets of rows are of, as it was spent."""
+    return "training_flops" if equal_of(rows) == "flops" else "bench_seconds"
+
+
 def save(figure: Figure, folder: Path, name: str, kinds: Sequence[str] = ("png", "svg")) -> list[Path]:
     """Writes a figure in each kind of file, without the date and version that would make each file new."""
     metadata: dict[str, dict[str, str | None]] = {
@@ -148,31 +164,33 @@ def _legend(axes: Axes) -> None:
 
 
 def frontier_figure(rows: Sequence[Row], caption: str) -> Figure:
-    """Bits per byte against training FLOPs: every run a pale mark; a line through the family's frontier.
+    """Bits per byte against what budgets are of: every run a pale mark; a line through the family's frontier.
 
     The frontier is the lower convex hull of the best size at each budget (of the mean over seeds): runs at one budget
     differ in FLOPs by less than a step, and that difference says nothing.
     """
+    spent = spending_of(rows)
     with matplotlib.rc_context(STYLE):
         figure, (axes,) = new_figure(caption)
         all_series = list(dict.fromkeys(row["series"] for row in rows))
         for series in all_series:
             own = [row for row in rows if row["series"] == series]
             colour, marker = series_style(series, all_series)
-            x, y = [row["training_flops"] for row in own], [row["heldout_bits_per_byte"] for row in own]
+            x, y = [row[spent] for row in own], [row["heldout_bits_per_byte"] for row in own]
             axes.plot(x, y, linestyle="", marker=marker, color=colour, markersize=5, alpha=0.45, markeredgewidth=0)
             best = best_of_budgets(own)
-            x, y = [row["training_flops"] for row in best], [row["heldout_bits_per_byte"] for row in best]
+            x, y = [row[spent] for row in best], [row["heldout_bits_per_byte"] for row in best]
             hull = frontier(x, y)
             axes.plot(
                 [x[i] for i in hull], [y[i] for i in hull], marker=marker, color=colour, markersize=7, linewidth=1.8,
                 label=series_name(series),
             )  # fmt: skip
-        _log_axis(
-            axes, [row["budget"] for row in rows], flops_text, f"training FLOPs ({rows[0]['accounting']} accounting)"
-        )
+        by_time = spent == "bench_seconds"
+        label = "device-seconds" if by_time else f"training FLOPs ({rows[0]['accounting']} accounting)"
+        _log_axis(axes, [row["budget"] for row in rows], count_text if by_time else flops_text, label)
         axes.legend()
-        axes.set_title("Bits per byte at equal training compute", loc="left", fontsize=11)
+        equal = "accelerator time" if by_time else "training compute"
+        axes.set_title(f"Bits per byte at equal {equal}", loc="left", fontsize=11)
         return figure
 
 
@@ -198,11 +216,11 @@ def speed_figure(rows: Sequence[Row], caption: str) -> Figure:
 
 
 def mean_over_seeds(rows: Sequence[Row]) -> list[Row]:
-    """One row for each preset and budget of a series, with the means of what its seeds measured."""
+    """One row for each preset and budget of a series, with means over its seeds, each at its best rate."""
     groups: dict[tuple[str, float], list[Row]] = {}
-    for row in rows:
+    for row in best_of_rates(rows):
         groups.setdefault((row["preset"], row["budget"]), []).append(row)
-    measured = ("training_flops", "heldout_bits_per_byte")
+    measured = (spending_of(rows), "heldout_bits_per_byte") if rows else ()
     return [
         {**group[0], **{name: float(np.mean([row[name] for row in group])) for name in measured}}
         for group in groups.values()
@@ -210,9 +228,9 @@ def mean_over_seeds(rows: Sequence[Row]) -> list[Row]:
 
 
 def best_of_budgets(rows: Sequence[Row]) -> list[Row]:
-    """The size of the smallest loss (mean over seeds) at each budget, cheapest budget first; rows of one series."""
+    """The size (and vocabulary) of least loss, mean over seeds, at each budget, cheapest first; rows of one series."""
     best: dict[float, Row] = {}
-    for row in mean_over_seeds(rows):
+    for row in mean_over_seeds(chosen(rows)):
         found = best.get(row["budget"])
         if found is None or row["heldout_bits_per_byte"] < found["heldout_bits_per_byte"]:
             best[row["budget"]] = row
@@ -220,8 +238,8 @@ def best_of_budgets(rows: Sequence[Row]) -> list[Row]:
 
 
 def isoflop_fits(rows: Sequence[Row]) -> dict[float, IsoFLOP]:
-    """The parabola of each budget at which there are at least three sizes; rows of one series."""
-    fits = {}
+    """The parabola of each budget with three sizes or more, each at its best rate and vocabulary; of one series."""
+    fits, rows = {}, chosen(best_of_rates(rows))
     for budget in sorted({row["budget"] for row in rows}):
         own = [row for row in rows if row["budget"] == budget]
         if len({row["parameters_non_embedding"] for row in own}) >= 3:
@@ -230,9 +248,26 @@ def isoflop_fits(rows: Sequence[Row]) -> dict[float, IsoFLOP]:
     return fits
 
 
+def vocabularies_text(rows: Sequence[Row]) -> str:
+    """Which vocabulary counts where a study has several, for captions; "" where it has not."""
+    parts = []
+    for series, all_of_them in swept(rows).items():
+        best = best_of_budgets([row for row in rows if row["series"] == series])
+        at = ", ".join(f"{row['vocabulary']:,.0f} at {budget_text(row['budget'], equal_of(rows))}" for row in best)
+        words = ", ".join(f"{tokens:,}" for tokens in all_of_them)
+        parts.append(f"{series_name(series)} of vocabularies {words}: at each size and budget that of the least loss "
+                     f"(mean over seeds) counts; of the best size it is {at}.")  # fmt: skip
+    return " ".join(parts)
+
+
 def isoflop_figure(rows: Sequence[Row], caption: str) -> Figure:
-    """Bits per byte against model size at each budget, with parabolas and the optima that were bracketed."""
-    series, fits = rows[0]["series"], isoflop_fits(rows)
+    """Bits per byte against model size at each budget, with parabolas and the optima that were bracketed.
+
+    Of runs at several learning rates those at a size's best are drawn, as they are fitted; of several vocabularies at a
+    size and budget all but the best are pale.
+    """
+    everything = best_of_rates(rows)
+    series, fits, rows = rows[0]["series"], isoflop_fits(rows), chosen(everything)
     with matplotlib.rc_context(STYLE):
         figure, (axes,) = new_figure(caption)
         for index, budget in enumerate(sorted({row["budget"] for row in rows})):
@@ -240,9 +275,14 @@ def isoflop_figure(rows: Sequence[Row], caption: str) -> Figure:
             colour = COLOURS[index % len(COLOURS)]
             x, y = [r["parameters_non_embedding"] for r in own], [r["heldout_bits_per_byte"] for r in own]
             fit = fits.get(budget)
+            pale = [r for r in everything if r["budget"] == budget and r not in own]
+            axes.plot(
+                [r["parameters_non_embedding"] for r in pale], [r["heldout_bits_per_byte"] for r in pale], linestyle="",
+                marker=MARKERS[index % len(MARKERS)], color=colour, markersize=4, alpha=0.3, markeredgewidth=0,
+            )  # fmt: skip
             axes.plot(
                 x, y, linestyle="", marker=MARKERS[index % len(MARKERS)], color=colour, markersize=6,
-                label=f"{flops_text(budget)} FLOPs: {verdict(fit)}",
+                label=f"{budget_text(budget, equal_of(rows))}: {verdict(fit)}",
             )  # fmt: skip
             if fit is not None:
                 curve = np.geomspace(min(x), max(x), 100)
@@ -254,10 +294,11 @@ def isoflop_figure(rows: Sequence[Row], caption: str) -> Figure:
                     axes.plot(
                         [fit.optimum], [fit.loss], marker="*", color=colour, markersize=13, markeredgecolor="white"
                     )
-        sizes = sorted({row["parameters_non_embedding"] for row in rows})
+        sizes = sorted({row["parameters_non_embedding"] for row in everything})
         _log_axis(axes, sizes, count_text, "parameters without byte, token and hash embeddings")
         _legend(axes)
-        axes.set_title(f"IsoFLOP: {series_name(series)}", loc="left", fontsize=11)
+        kind = "IsoFLOP" if equal_of(rows) == "flops" else "Equal accelerator time"
+        axes.set_title(f"{kind}: {series_name(series)}", loc="left", fontsize=11)
         return figure
 
 

@@ -1,30 +1,19 @@
 """The share of a machine's peak that training reaches, measured with real steps before anything is booked.
 
-The very step of training is compiled and taken on random rows of the shape that the run has, as Languini Kitchen (arXiv
-2309.11197) does: how long a step takes does not depend on what the text says. A step counts from the moment it is
-started until its metrics are back; compiling, the first steps, and what reads text from disk are left out.
+How long a step takes is measured as `throughput` does it.
 """
 
 import dataclasses
-import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
-import numpy as np
 
-from bltjax import vocabulary
-from bltjax.batch import Batch
-from bltjax.config import ModelConfig, RowsConfig, TokenTransformerConfig, TrainConfig
-from bltjax.optim import learning_rate
+from bltjax.config import RowsConfig, TrainConfig
 from bltjax.scaling.forecast import Forecast
 from bltjax.scaling.machines import Machine
 from bltjax.scaling.spend import input_positions, label_of, patcher_cost, row_flops
-from bltjax.sharding import make_mesh
-from bltjax.step import compile_step
-
-STEPS, FIRST_STEPS = 20, 2  # timed; and before those, not timed
+from bltjax.scaling.throughput import STEPS, step_seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,54 +71,6 @@ def probe(
     seconds = step_seconds(train, positions, count, steps, timer)
     peak = count * machine.peak_of(train.model.compute.dtype)
     return Probe(seconds, rows * row_flops / seconds / peak, count)
-
-
-def step_seconds(
-    config: TrainConfig,
-    positions: int,
-    devices: int,
-    steps: int = STEPS,
-    timer: Callable[[], float] = time.perf_counter,
-) -> float:
-    """Seconds of a training step, the median of so many.
-
-    Args:
-      positions: inputs of a row.
-      devices: to use, of those that are here.
-    """
-    mesh = make_mesh(config.mesh, jax.devices()[:devices])
-    step = compile_step(config.model, config.optim, mesh, config.accumulation, config.rows.slots)
-    batch = random_batch(config.model, config.rows, positions)
-    state = step.initial_state(config.seed)
-    taken = []
-    for number in range(FIRST_STEPS + steps):
-        begin = timer()
-        state, metrics = step(state, batch, learning_rate(config.optim, min(number, config.steps), config.steps))
-        jax.device_get(metrics)
-        taken.append(timer() - begin)
-    return statistics.median(taken[FIRST_STEPS:])
-
-
-def random_batch(model: ModelConfig, rows: RowsConfig, positions: int, seed: int = 0) -> Batch:
-    """A batch of random bytes or tokens in full rows; patches are as long as the slots of a row allow, evenly."""
-    generator = np.random.default_rng(seed)
-    is_token = isinstance(model, TokenTransformerConfig)
-    size = model.vocabulary_size if isinstance(model, TokenTransformerConfig) else vocabulary.OFFSET + 256
-    ids = generator.integers(vocabulary.OFFSET, size, (rows.batch, positions + 1))
-    starts = None
-    if model.reads_patches:
-        assert rows.slots is not None
-        starts = np.zeros((rows.batch, positions + 1), bool)
-        starts[:, :2] = True
-        starts[:, np.linspace(1, positions, rows.slots - 1, endpoint=False).astype(np.int64)] = True
-    kind = np.int32 if is_token else np.int16
-    fields: dict[str, Any] = {
-        "ids": ids[:, :-1].astype(kind),
-        "targets": ids[:, 1:].astype(kind),
-        "target_bytes": np.full((rows.batch, positions), 4 if is_token else 1, np.uint16),
-        "starts": starts,
-    }
-    return Batch(**fields)
 
 
 def probe_study(

@@ -21,7 +21,7 @@ from bltjax.scaling.machines import Machine
 from bltjax.scaling.plan import RunPlan
 from bltjax.scaling.plots import flops_text
 from bltjax.scaling.series import series_of
-from bltjax.scaling.study import Study
+from bltjax.scaling.study import USUAL_RATE, Study
 
 SHARED = "entropy"  # the series of what runs share
 DEAREST = 5  # runs that are named where a cap is exceeded
@@ -65,7 +65,8 @@ class Item:
         if self.run is None:
             return self.label
         plan = self.run.plan
-        return f"{self.label} at {flops_text(plan.budget)}, seed {plan.seed}"
+        rate = "" if plan.rate == USUAL_RATE else f", rate {plan.rate:g}"
+        return f"{self.label} at {flops_text(plan.budget)}{rate}, seed {plan.seed}"
 
 
 @dataclasses.dataclass(frozen=True)

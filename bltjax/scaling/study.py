@@ -1,6 +1,6 @@
 """A study as it is asked for: which models are trained at which budgets, on what text.
 
-A budget is a number of training FLOPs.
+A budget is a number of training FLOPs, or of device-seconds.
 """
 
 import dataclasses
@@ -10,13 +10,23 @@ from typing import Annotated, Literal
 
 import tyro
 
-from bltjax.config import EntropyModelConfig, ModelConfig, PatcherConfig, RowsConfig, TokenTransformerConfig
-from bltjax.flops import Accounting, flops_per_byte
+from bltjax.config import (
+    EntropyModelConfig,
+    ModelConfig,
+    PatcherConfig,
+    RowsConfig,
+    TokenTransformerConfig,
+    TransferConfig,
+)
+from bltjax.flops import Accounting, flops_per_byte, non_embedding_parameters
 from bltjax.presets import preset
 from bltjax.scaling.schedules import Schedule, check_schedule
-from bltjax.scaling.series import Family, named, patch_size, rule_of
+from bltjax.scaling.series import Family, named, patch_size, rule_of, sized, with_vocabulary
 from bltjax.scaling.variants import Variant
+from bltjax.transfer import check_transfer
 
+USUAL_RATE = 8e-3
+Equal = Literal["flops", "seconds"]
 NOMINAL_BYTES = 4.0  # of a token or a patch, before it is measured; only to refuse budgets that are far too small
 
 
@@ -38,13 +48,18 @@ class Study:
     """Changed presets, after those of `preset`, in the place of families and sizes. One of an entropy model is to be
     named, as <preset>+<name>, in entropy_model."""
     budgets: tuple[float, ...] = (8e10, 2e11, 5e11)
-    """Training FLOPs of a run."""
+    """Training FLOPs of a run; or, with equal="seconds", device-seconds."""
+    equal: Equal = "flops"
+    """What runs of a budget have in common: training FLOPs, or seconds of the machine on which their throughput was
+    measured before they were trained."""
     seeds: tuple[int, ...] = (0,)
     """Of the initial parameters and of the order of rows."""
     patch_sizes: tuple[float, ...] = (4.5,)
     """Mean bytes per patch that thresholds are calibrated to, on the training split."""
     patch_lengths: tuple[int, ...] = (4,)
     """Bytes of a patch of blt-strided."""
+    vocabularies: tuple[int, ...] = ()
+    """Tokens of the BPE of token models, each trained with each; none: their presets' own. Variants keep theirs."""
     delimiter_tokens: int = 2048
     """Tokens of the BPE whose tokens are the patches of blt-bpe."""
     accounting: Accounting = "paper"
@@ -57,8 +72,14 @@ class Study:
     """Byte positions of a training row: the context of every family."""
     batch: int = 2
     """Rows of a step."""
-    peak_rate: float = 8e-3
-    """Learning rate of a model whose narrowest tower is 64 wide; of others times 64 / width."""
+    peak_rates: tuple[float, ...] = (USUAL_RATE,)
+    """Learning rate of a model whose narrowest tower is 64 wide; of others times 64 / width. Each is tried."""
+    entropy_rate: float = USUAL_RATE
+    """That of the model whose entropies set the patches."""
+    transfer: Literal["none", "width", "width-depth"] = "none"
+    """How the rate goes from a base to larger models: none, as 64 / width; width, by muP; width-depth, by CompleteP."""
+    transfer_base: str | None = None
+    """Size of the bases, such as cpu-0; by default the smallest of each family in the study."""
     schedule: Schedule = "cosine"
     """A cosine to zero, or wsd: one trunk at a constant rate, which the runs of all budgets leave to cool down."""
     cooldown: float = 0.2
@@ -81,16 +102,17 @@ class Study:
     """Whether the last checkpoint of each run stays, and that of every point where one left a trunk."""
 
     def __post_init__(self) -> None:
-        for name in ("families", "sizes", "preset", "budgets", "seeds", "patch_sizes", "patch_lengths"):
+        several = ("families", "sizes", "preset", "budgets", "seeds", "patch_sizes", "patch_lengths", "vocabularies")
+        for name in (*several, "peak_rates"):
             values = getattr(self, name)
-            if name != "preset" and not values:
+            if name not in ("preset", "vocabularies") and not values:
                 raise ValueError(f"{name}=(): give at least one.")
             if len(set(values)) < len(values):
                 raise ValueError(f"{name}={values!r}: give each value once.")
-        for name in ("budgets", "patch_sizes"):
+        for name in ("budgets", "patch_sizes", "peak_rates"):
             if not all(math.isfinite(value) and value > 0 for value in getattr(self, name)):
                 raise ValueError(f"{name}={getattr(self, name)!r}: must be positive numbers.")
-        for name in ("peak_rate", "entropy_bytes"):
+        for name in ("entropy_rate", "entropy_bytes"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"{name}={getattr(self, name)!r}: must be a positive number.")
         for name in ("corpus_bytes", "heldout_bytes", "stride_bytes"):
@@ -107,6 +129,9 @@ class Study:
             PatcherConfig(mean_patch_bytes=size)
         for length in self.patch_lengths:
             PatcherConfig(rule="strided", size=length)
+        wrong = [tokens for tokens in self.vocabularies if tokens <= 256]
+        if wrong:
+            raise ValueError(f"vocabularies={wrong}: 256 bytes and at least one token are needed.")
         if self.delimiter_tokens <= 256:
             raise ValueError(f"delimiter_tokens={self.delimiter_tokens}: 256 bytes and at least one token are needed.")
         if not isinstance(self._entropy_model(), EntropyModelConfig):
@@ -114,11 +139,19 @@ class Study:
         names = [*self.preset, *(variant.full_name for variant in self.variants)]
         if len(set(names)) < len(names):
             raise ValueError(f"variants={names}: give each name once.")
+        if self.vocabularies and not any(isinstance(named(name)[1], TokenTransformerConfig) for name in self._names()):
+            raise ValueError(f"vocabularies={self.vocabularies!r}: the study has no token model that could have them.")
         for name, model in self.models().items():
             if isinstance(model, EntropyModelConfig):
                 raise ValueError(
                     f"preset={name!r}: an entropy model only sets patches; name a model of another family."
                 )
+        if self.transfer == "none" and self.transfer_base is not None:
+            raise ValueError(f"transfer_base={self.transfer_base!r}: nothing is transferred; set transfer.")
+        for name, model in self.models().items():
+            transfer = self.transfer_of(name)
+            if transfer is not None:
+                check_transfer(transfer, model)
         self._check_budgets()
 
     @property
@@ -129,9 +162,21 @@ class Study:
     def models(self) -> dict[str, ModelConfig]:
         """The models of the study by name, computed as it asks for."""
         variants = {each.full_name: each.model() for each in self.variants if each.full_name != self.entropy_model}
-        ladders = () if variants else tuple(f"{family}-{size}" for family in self.families for size in self.sizes)
-        models = {name: named(name)[1] for name in self.preset or ladders}
+        names = (each for name in self._names() for each in self._sizes_of(name))
+        models = {name: named(name)[1] for name in names}
         return {name: self._computed(model) for name, model in (models | variants).items()}
+
+    def _names(self) -> tuple[str, ...]:
+        """Of models that are no variants."""
+        if self.preset or any(each.full_name != self.entropy_model for each in self.variants):
+            return self.preset
+        return tuple(f"{family}-{size}" for family in self.families for size in self.sizes)
+
+    def _sizes_of(self, name: str) -> tuple[str, ...]:
+        """A name, or one for each vocabulary that is asked for."""
+        if self.vocabularies and isinstance(named(name)[1], TokenTransformerConfig):
+            return tuple(with_vocabulary(name, tokens) for tokens in self.vocabularies)
+        return (name,)
 
     def patcher_model(self) -> EntropyModelConfig:
         """The model whose entropies set the patches."""
@@ -147,9 +192,26 @@ class Study:
         compute = dataclasses.replace(model.compute, dtype=self.dtype, remat=self.remat)
         return dataclasses.replace(model, compute=compute)
 
+    def transfer_of(self, name: str) -> TransferConfig | None:
+        """How a model of the study has its rate from its base; None where nothing is transferred, and for a base."""
+        if self.transfer == "none":
+            return None
+        base, model = self._base_of(name), named(name)[1]
+        return None if base == model else TransferConfig(self.transfer, base)
+
+    def _base_of(self, name: str) -> ModelConfig:
+        family = named(name)[0]
+        if self.transfer_base is not None:
+            return named(f"{family}-{self.transfer_base}")[1]
+        alike = [model for other, model in map(named, self.models()) if other == family]
+        return min(alike, key=non_embedding_parameters)
+
     def patchers_of(self, name: str) -> tuple[PatcherConfig | None, ...]:
         """How text is cut for the models of a name, thresholds left open; (None,) for one that reads no patches."""
         rule = rule_of(name)
+        for variant in self.variants:
+            if variant.full_name == name and variant.patch_size is not None:
+                return (sized(rule, variant.patch_size),)
         if rule is not None and rule.rule == "entropy":
             return tuple(dataclasses.replace(rule, mean_patch_bytes=size) for size in self.patch_sizes)
         if rule is not None and rule.rule == "strided":
@@ -161,14 +223,16 @@ class Study:
         """Runs that share the entropy model."""
         patchers = [patcher for name in self.models() for patcher in self.patchers_of(name)]
         by_entropy = sum(patcher is not None and patcher.rule == "entropy" for patcher in patchers)
-        return by_entropy * len(self.budgets) * len(self.seeds)
+        return by_entropy * len(self.budgets) * len(self.seeds) * len(self.peak_rates)
 
     def shared_patcher(self) -> dict[str, float]:
         """How the training of the entropy model is charged to runs in the full accounting."""
         return {"patcher_training_bytes": self.entropy_bytes, "patcher_runs": self.patched_runs}
 
     def _check_budgets(self) -> None:
-        """Refuses a budget that is clearly below one step, before anything is computed."""
+        """Refuses a budget that is clearly below one step, before anything is computed; seconds are to be measured."""
+        if self.equal == "seconds":
+            return
         for name, model in self.models().items():
             for wanted in self.patchers_of(name):
                 is_bytes = wanted is None and not isinstance(model, TokenTransformerConfig)

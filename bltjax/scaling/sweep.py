@@ -1,6 +1,7 @@
 """A study run from beginning to end: every run once, whatever happens to the process, then the table and figures."""
 
 import dataclasses
+import itertools
 import math
 import shutil
 import time
@@ -9,16 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from bltjax.checkpoint import Checkpoints
-from bltjax.config import PatcherConfig, TokenTransformerConfig, config_hash, to_dict
+from bltjax.config import PatcherConfig, config_hash, to_dict
 from bltjax.flops import non_embedding_parameters, parameters
 from bltjax.metrics import Progress, duration
 from bltjax.runtime import Stopped
 from bltjax.scaling import plots
+from bltjax.scaling.fit import best_of_rates
+from bltjax.scaling.fit.vocabularies import chosen, swept, vocabulary_of
 from bltjax.scaling.inputs import Inputs
 from bltjax.scaling.plan import RowFacts, RunPlan, plan_run, plan_table, run_hash
-from bltjax.scaling.plots import count_text, flops_text
+from bltjax.scaling.plots import budget_text, count_text, flops_text
+from bltjax.scaling.rates import rate_suffix
 from bltjax.scaling.store import Json, Run, write_json, write_table
 from bltjax.scaling.study import Study
+from bltjax.scaling.throughput import machine_of, measure, throughput_of
 from bltjax.scaling.trunk import branch_off, origin_of, seconds_spent, trunk_hash
 from bltjax.scaling.variants import MARK
 from bltjax.train import evaluate, fit
@@ -38,12 +43,8 @@ def plan_study(study: Study, inputs: Inputs, only: Cut | None = None) -> list[Ru
     Raises:
       ValueError: for a budget of less than one step.
     """
-    for name, model in study.models().items():
-        for wanted in study.patchers_of(name):
-            if only is not None and only != (name, wanted):
-                continue
-            if isinstance(model, TokenTransformerConfig) or (wanted is not None and wanted.rule == "bpe"):
-                inputs.source(model, wanted, "train")  # text too short for a tokenizer shows before a model is trained
+    if only is None or study.vocabularies:
+        inputs.make_tokenizers()  # text too short for one of them shows before a model is trained
     plans = []
     for name, model in study.models().items():
         for wanted in study.patchers_of(name):
@@ -53,20 +54,22 @@ def plan_study(study: Study, inputs: Inputs, only: Cut | None = None) -> list[Ru
             patcher = None if wanted is None else inputs.patcher(wanted)
             facts = RowFacts.of(source, model)
             identity = inputs.identity(model, wanted)
-            for budget in study.budgets:
-                for seed in study.seeds:
-                    plans.append(
-                        plan_run(
-                            study, name, model, source.config, facts, budget, seed, patcher, wanted, identity
-                        )
-                    )  # fmt: skip
+            throughput = throughput_of(study, name, model, source.config)
+            for budget, seed, rate in itertools.product(study.budgets, study.seeds, study.peak_rates):
+                plans.append(
+                    plan_run(
+                        study, name, model, source.config, facts, budget, seed, rate, patcher, wanted, identity,
+                        throughput,
+                    )
+                )  # fmt: skip
     return sorted(plans, key=lambda plan: plan.budget)
 
 
 def run_of(study: Study, plan: RunPlan) -> Run:
     """The folder of a run: readable, and unique by the hash of all that the run depends on."""
     patches = "" if plan.patch_size is None else f"-p{plan.patch_size:g}"
-    return Run(study.out / "runs" / f"{plan.name}{patches}-{flops_text(plan.budget)}-s{plan.seed}-{run_hash(plan)}")
+    name = f"{plan.name}{patches}-{flops_text(plan.budget)}{rate_suffix(plan.rate)}-s{plan.seed}"
+    return Run(study.out / "runs" / f"{name}-{run_hash(plan)}")
 
 
 def execute(study: Study, plan: RunPlan, inputs: Inputs, label: str = "") -> Json:
@@ -109,6 +112,7 @@ def _train_and_score(study: Study, plan: RunPlan, inputs: Inputs, run: Run, labe
             "series": plan.series,
             "preset": plan.name,
             "budget": plan.budget,
+            "equal": plan.equal,
             "accounting": plan.accounting,
             "patch_size_wanted": plan.patch_size,
             "config": to_dict(plan.train),
@@ -139,7 +143,7 @@ def _train_and_score(study: Study, plan: RunPlan, inputs: Inputs, run: Run, labe
     )
     score = evaluate(model, result.params, heldout)
     if not math.isfinite(score.bits_per_byte):
-        raise FloatingPointError(f"{run.folder}: the held-out loss is not finite; lower peak_rate.")
+        raise FloatingPointError(f"{run.folder}: the held-out loss is not finite; lower peak_rates.")
     complete = run.finish(
         manifest,
         {
@@ -151,6 +155,7 @@ def _train_and_score(study: Study, plan: RunPlan, inputs: Inputs, run: Run, labe
             "epochs": plan.facts.epochs(result.bytes_seen),
             "fill": result.fill,
             "training_flops": {name: cost.training * result.bytes_seen for name, cost in plan.flops.items()},
+            "bench_seconds": plan.bench_seconds,
             "device_seconds": result.device_seconds,
             "own_device_seconds": result.device_seconds - origin_of(run.folder)["device_seconds"],
         },
@@ -170,6 +175,7 @@ def table_row(manifest: Json) -> Row:
         "family": manifest["family"],
         "series": manifest["series"],
         "preset": manifest["preset"],
+        "vocabulary": vocabulary_of(manifest),
         "seed": config["seed"],
         "budget": manifest["budget"],
         "accounting": flops[accounting]["version"],
@@ -182,7 +188,8 @@ def table_row(manifest: Json) -> Row:
         "bytes_seen": result["bytes_seen"],
         "epochs": result["epochs"],
         "steps": config["steps"],
-        "peak_rate": config["optim"]["peak_rate"],
+        "peak_rate": config["optim"]["peak_rate"],  # of the base, where it is transferred
+        "transfer": config["optim"].get("transfer", {"rule": "none"})["rule"],
         "bytes_per_unit": manifest["rows"]["unit_bytes"],
         "heldout_bytes_per_unit": result["heldout_unit_bytes"],
         "byte_fill": manifest["rows"]["byte_fill"],
@@ -192,6 +199,9 @@ def table_row(manifest: Json) -> Row:
         "forward_flops_per_byte_paper": flops["paper"]["forward"],
         "forward_flops_per_byte_full": flops["full"]["forward"],
         "device_seconds": result["device_seconds"],
+        # Budgets of an older manifest are FLOPs.
+        "equal": manifest.get("equal", "flops"),
+        "bench_seconds": result.get("bench_seconds"),
         # A manifest that names no trunk is older than trunks: its run was trained alone.
         "schedule": config["optim"]["schedule"],
         "trunk": manifest.get("trunk", manifest["id"]),
@@ -227,13 +237,15 @@ def run_study(study: Study, say: Callable[[str], None]) -> list[Row]:
         say(f"[{duration(time.monotonic() - begun)}] {message}")
 
     inputs = Inputs(study, tell)
+    if study.equal == "seconds":
+        measure(study, inputs, tell)
     plans = plan_study(study, inputs)
     say(plan_table(plans))
     found: dict[str, Row] = {}
     total, spent = sum(plan.training_flops for plan in plans), 0.0
     for number, plan in enumerate(sorted(plans, key=lambda plan: plan.device_flops), start=1):
         done = run_of(study, plan).complete
-        label = f"{number}/{len(plans)} {plan.name} {flops_text(plan.budget)}"
+        label = f"{number}/{len(plans)} {plan.name} {flops_text(plan.budget)}{rate_suffix(plan.rate)}"
         row = found[run_hash(plan)] = table_row(execute(study, plan, inputs, label))
         spent += plan.training_flops
         bits = row["heldout_bits_per_byte"]
@@ -262,36 +274,58 @@ def caption(rows: Sequence[Row], study: Study, inputs: Inputs) -> str:
     """What every figure says about its numbers."""
     text = ", ".join(study.corpus) or inputs.corpus.manifest["origin"]["embedded"]
     seeds = ", ".join(str(seed) for seed in study.seeds) + (" (means)" if len(study.seeds) > 1 else "")
+    tried = len(study.peak_rates)
+    seeds += f". Of {tried} learning rates each size counts by its best" if tried > 1 else ""
     return (
         f"{text} (fingerprint {inputs.corpus.fingerprint}); {rows[0]['heldout_bytes']:,} bytes of held-out documents "
         f"split off by hash, in windows of {study.row_bytes} bytes with {study.stride} new ones each; losses at the "
-        f"end of each run's schedule, {study.schedule}. FLOPs: {rows[0]['accounting']}, with measured bytes per patch "
-        f"and token. N leaves out byte, token and hash embeddings. Seeds: {seeds}."
+        f"end of each run's schedule, {study.schedule}. {_budgets_text(rows, study)}FLOPs: {rows[0]['accounting']}, "
+        f"with measured bytes per patch and token. N leaves out byte, token and hash embeddings. Seeds: {seeds}. "
+        f"{plots.vocabularies_text(rows)}"
+    ).strip()
+
+
+def _budgets_text(rows: Sequence[Row], study: Study) -> str:
+    if plots.equal_of(rows) == "flops":
+        return ""
+    return (
+        f"Budgets are device-seconds on {machine_of(study)}, turned into steps by a bench before training; the entropy "
+        "model, compiling and reading text are not in them. "
     )
 
 
 def summary(rows: Sequence[Row]) -> str:
     """The numbers that stand in the figures, for people."""
-    head = ("series", "preset", "N", "budget", "FLOPs paper", "full", "MB", "epochs", "B/unit", "bits/byte")
+    head = ("series", "preset", "N", "budget", "FLOPs paper", "full", "MB", "epochs", "B/unit", "rate", "bits/byte")
     wide = [max(least, *(len(row[name]) for row in rows)) for name, least in (("series", 10), ("preset", 14))]
-    form = f"{{:<{wide[0]}}} {{:<{wide[1]}}} {{:>7}} {{:>8}} {{:>11}} {{:>9}} {{:>7}} {{:>6}} {{:>6}} {{:>9}}"
+    form = f"{{:<{wide[0]}}} {{:<{wide[1]}}} {{:>7}} {{:>8}} {{:>11}} {{:>9}} {{:>7}} {{:>6}} {{:>6}} {{:>7}} {{:>9}}"
     lines = [form.format(*head)]
     optima = []
+    several, counts = swept(rows), {row["run"] for row in chosen(best_of_rates(rows))}
     for series in dict.fromkeys(row["series"] for row in rows):
         own = [row for row in rows if row["series"] == series]
         best = {row["budget"]: row["preset"] for row in plots.best_of_budgets(own)}
-        for row in sorted(own, key=lambda r: (r["budget"], r["parameters_non_embedding"], r["seed"])):
+        counted = [row["run"] for row in best_of_rates(own) if best[row["budget"]] == row["preset"]]
+        order = ("budget", "parameters_non_embedding", "seed", "peak_rate")
+        for row in sorted(own, key=lambda row: tuple(row[name] for name in order)):
             values = (
-                series, row["preset"], count_text(row["parameters_non_embedding"]), flops_text(row["budget"]),
+                series, row["preset"], count_text(row["parameters_non_embedding"]),
+                flops_text(row["budget"]) if row["equal"] == "flops" else f"{row['budget']:g} s",
                 flops_text(row["training_flops_paper"]), flops_text(row["training_flops_full"]),
                 f"{row['bytes_seen'] / 1e6:.2f}", f"{row['epochs']:.2f}", f"{row['bytes_per_unit']:.2f}",
+                f"{row['peak_rate']:.3g}",
                 f"{row['heldout_bits_per_byte']:.4f}",
             )  # fmt: skip
-            lines.append(form.format(*values) + (" *" if best[row["budget"]] == row["preset"] else ""))
+            is_best = best[row["budget"]] == row["preset"] and row["run"] in counted
+            is_chosen = row["run"] in counts and series in several
+            lines.append(form.format(*values) + (" *" if is_best else " +" if is_chosen else ""))
         fits = plots.isoflop_fits(own)
         optima += [
-            f"{plots.series_name(series)} at {flops_text(budget)} FLOPs: {plots.verdict(fits.get(budget))}"
+            f"{plots.series_name(series)} at {budget_text(budget, plots.equal_of(rows))}: "
+            f"{plots.verdict(fits.get(budget))}"
             for budget in sorted(best)
         ]
-    lines += ["* the best size of its series at its budget", "", "Parabolas in ln N:", *optima]
-    return "\n".join(lines)
+    lines.append("* the best size of its series at its budget, at its best rate")
+    if several:
+        lines += ["+ the best vocabulary of its size at its budget", "", plots.vocabularies_text(rows)]
+    return "\n".join([*lines, "", "Parabolas in ln N:", *optima])

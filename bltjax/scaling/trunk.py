@@ -21,6 +21,7 @@ from bltjax.data.views import Source
 from bltjax.lock import Busy, Lock
 from bltjax.metrics import Journal, Progress, read_journal
 from bltjax.scaling.plan import RunPlan
+from bltjax.scaling.rates import rate_suffix
 from bltjax.scaling.store import Json, Run, digest, read_json, write_json
 from bltjax.scaling.study import Study
 from bltjax.sharding import make_mesh
@@ -81,7 +82,7 @@ class Trunk:
         self._plan = plan
         patches = "" if plan.patch_size is None else f"-p{plan.patch_size:g}"
         self.id = trunk_hash(plan)
-        self.folder = study.out / "trunks" / f"{plan.name}{patches}-s{plan.seed}-{self.id}"
+        self.folder = study.out / "trunks" / f"{plan.name}{patches}{rate_suffix(plan.rate)}-s{plan.seed}-{self.id}"
 
     def _piece(self, step: int) -> Path:
         return self.folder / f"to-{step}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bltjax.config import ModelConfig, from_dict, to_dict
-from bltjax.scaling.series import named
+from bltjax.scaling.series import named, rule_of, sized
 
 MARK = "+"  # between the name of the preset and that of the variant
 
@@ -20,11 +20,13 @@ class Variant:
       preset: a name, as of `Study.preset`.
       changes: dotted paths into the model's configuration and their new values, as JSON has them: {"hash.sizes": []}.
         Without any it is the preset, by another name.
+      patch_size: mean bytes per patch (or length, of blt-strided) for this variant alone; None: those of the study.
     """
 
     name: str
     preset: str
     changes: Mapping[str, Any]
+    patch_size: float | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9._-]+", self.name):
@@ -33,6 +35,8 @@ class Variant:
         for path, value in self.changes.items():
             if _value(before, path) == _value(after, path):
                 raise ValueError(f"variant {self.full_name}: {path}={value!r} is what the preset has; leave it out.")
+        if self.patch_size is not None:
+            sized(rule_of(self.preset), self.patch_size)
 
     @classmethod
     def having(cls, name: str, preset: str, values: Mapping[str, Any]) -> "Variant":

@@ -20,9 +20,10 @@ study = Study(
     remat="full",
     row_bytes=8192,
     batch=64,
-    peak_rate=6e-3,
+    peak_rates=(6e-3,),
     entropy_model="entropy-100m",
     entropy_bytes=1e9,
+    entropy_rate=6e-3,
     heldout_bytes=10_000_000,
     stride_bytes=4096,
 )

@@ -17,6 +17,7 @@ from bltjax.config import (
     SpaceByteConfig,
     TokenTransformerConfig,
     TrainConfig,
+    TransferConfig,
     TransformerConfig,
 )
 
@@ -43,12 +44,15 @@ MODELS = {
     ),
     "spacebyte": SpaceByteConfig(LOCAL, LATENT, LOCAL, False, ComputeConfig("bfloat16")),
 }
+SMALLER = dataclasses.replace(BLT, global_model=dataclasses.replace(LATENT, width=24))
 TRAIN = TrainConfig(
     model=BLT,
     steps=50,
     patcher=PatcherConfig("space", "add", 1.5, 0.25, 3, 24, 6.0),
     rows=RowsConfig(512, 100, 6, 1),
-    optim=OptimConfig(1e-3, "wsd", 5, 0.1, 0.3, 0.8, 0.99, 1e-9, 0.2, 0.5, "bfloat16", 6.0, 64),
+    optim=OptimConfig(
+        1e-3, "wsd", 5, 0.1, 0.3, 0.8, 0.99, 1e-9, 0.2, 0.5, "bfloat16", 6.0, 64, TransferConfig("width", SMALLER)
+    ),
     mesh=MeshConfig(2, 2, 2, 3),
     accumulation=3,
     seed=4,

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from bltjax.config import MeshConfig, OptimConfig, PatcherConfig, RowsConfig, TrainConfig
+from bltjax.config import MeshConfig, OptimConfig, PatcherConfig, RowsConfig, TrainConfig, TransferConfig
 from tests.config.examples import MODELS, TRAIN
 
 
@@ -38,6 +38,11 @@ from tests.config.examples import MODELS, TRAIN
         (lambda: dataclasses.replace(TRAIN, accumulation=4), r"accumulation=4: must divide rows\.batch, 6"),
         (lambda: dataclasses.replace(TRAIN, steps=4), r"optim\.warmup_steps=5: must not exceed steps, 4"),
         (lambda: dataclasses.replace(TRAIN, patcher=None), "patcher=None"),
+        (lambda: TransferConfig("depth", MODELS["byte"]), r"optim\.transfer\.rule='depth'"),
+        (
+            lambda: dataclasses.replace(TRAIN, optim=OptimConfig(transfer=TransferConfig("width", MODELS["byte"]))),
+            r"optim\.transfer\.base=ByteTransformerConfig.*: name a base of the model's own family",
+        ),
         (lambda: TrainConfig(MODELS["byte"], 9, PatcherConfig()), "patcher=PatcherConfig"),
         (lambda: TrainConfig(MODELS["spacebyte"], 9), "patcher=None"),
         (lambda: TrainConfig(MODELS["megabyte"], 9), r"model\.inference='strided': is for scoring"),

@@ -13,13 +13,14 @@ from bltjax.config import (
     MeshConfig,
     OptimConfig,
     TrainConfig,
+    TransferConfig,
     TransformerConfig,
     config_hash,
     family_of,
     from_dict,
     to_dict,
 )
-from tests.config.examples import BLT, LATENT, MODELS, TRAIN
+from tests.config.examples import BLT, LATENT, MODELS, SMALLER, TRAIN
 
 
 def fields_in(config):
@@ -63,6 +64,9 @@ def test_any_other_value_makes_another_hash():
         {"seed": 5},
         {"steps": 51},
         {"optim": dataclasses.replace(TRAIN.optim, peak_rate=1.0000001e-3)},
+        {"optim": dataclasses.replace(TRAIN.optim, transfer=TransferConfig("width-depth", SMALLER))},
+        {"optim": dataclasses.replace(TRAIN.optim, transfer=TransferConfig("width", BLT))},
+        {"optim": dataclasses.replace(TRAIN.optim, transfer=None)},
         {"rows": dataclasses.replace(TRAIN.rows, slots=None)},
         {"patcher": dataclasses.replace(TRAIN.patcher, threshold=1.5000001)},
         {"model": dataclasses.replace(BLT, document_mask=True)},
@@ -79,6 +83,12 @@ def test_any_other_value_makes_another_hash():
 def test_the_hash_is_that_of_the_sorted_json():
     text = b'{"data":-1,"model":1,"replica":1,"sequence":4}'
     assert config_hash(MeshConfig(sequence=4)) == hashlib.sha256(text).hexdigest()[:16]
+
+
+def test_a_field_that_came_later_is_written_only_where_it_is_set():
+    """So that the hashes of runs made before it came stay what they were: this is that of a version without it."""
+    assert "transfer" not in to_dict(OptimConfig()) and to_dict(TRAIN.optim)["transfer"]["rule"] == "width"
+    assert config_hash(OptimConfig()) == "86f16db8f8f468c5"
 
 
 def test_equal_configurations_have_equal_hashes(unchecked):

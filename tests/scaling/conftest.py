@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from bltjax.lock import Lock
+from bltjax.scaling.store import read_json
 from bltjax.scaling.study import Study
 from bltjax.scaling.sweep import run_study
 
@@ -57,6 +58,16 @@ def tiny_study(texts: str, out: Path) -> Study:
 @pytest.fixture
 def study(texts: str, tmp_path: Path) -> Study:
     return tiny_study(texts, tmp_path / "study")
+
+
+@pytest.fixture(scope="session")
+def vocabularies(texts: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, list[Any], list[Any]]:
+    """A study of token models with two vocabularies, its rows and manifests, both in the order of the table."""
+    study = tiny_study(texts, tmp_path_factory.mktemp("vocabularies") / "study")
+    study = dataclasses.replace(study, preset=("token-tiny", "byte-tiny"), vocabularies=(270, 296), budgets=(2e8,))
+    rows = run_study(study, lambda text: None)
+    manifests = [read_json(next((study.out / "runs").glob(f"*{row['run']}")) / "manifest.json") for row in rows]
+    return study, rows, manifests
 
 
 @pytest.fixture(scope="session")

@@ -59,7 +59,8 @@ def table(path, series=("byte",)):
             for size in SIZES:
                 seen = budget / 6 / size
                 rows.append({
-                    "series": name, "run": f"{name}{len(rows)}", "accounting": "paper-v1", "heldout_bytes": 1000,
+                    "series": name, "run": f"{name}{len(rows)}", "preset": f"{name}-{size:g}",
+                    "accounting": "paper-v1", "heldout_bytes": 1000,
                     "parameters_non_embedding": size, "bytes_seen": seen, "training_flops": budget, "budget": budget,
                     "heldout_bits_per_byte": LAW.loss(size, seen), "device_seconds": 1.0, "epochs": 0.1, "seed": 0,
                 })  # fmt: skip
@@ -74,7 +75,7 @@ def plans(budget=1e11, names=NAMES, **changes):
     study = Study(preset=names, budgets=(budget,), **changes)
     facts = RowFacts(None, 256, 256.0, 1.0, 1.0, 1.0)
     models = study.models()
-    return [plan_run(study, name, models[name], RowsConfig(256, None, 2), facts, budget, 0) for name in names]
+    return [plan_run(study, name, models[name], RowsConfig(256, None, 2), facts, budget, 0, 8e-3) for name in names]
 
 
 def test_the_law_of_an_earlier_study_is_found_and_used(tmp_path):
@@ -110,6 +111,15 @@ def test_a_study_is_predicted_by_the_bytes_of_its_runs(budget, bound, words):
 def test_two_sizes_are_no_grid():
     found, notes = predictions(plans(names=NAMES[:2]))
     assert found == [] and len(notes) == 1 and "fewer than three sizes" in notes[0]
+
+
+def test_each_vocabulary_is_a_grid_of_its_own():
+    names = tuple(f"token-cpu-{size}" for size in range(3))
+    swept = tuple(f"{name}-v512" for name in names)
+    alone = [str(found).partition(" ")[2] for grid in (names, swept) for found in predictions(plans(names=grid))[0]]
+    together, notes = predictions(plans(names=(*names, *swept)))
+    assert [str(found).partition(" ")[2] for found in together] == alone and notes == []
+    assert [found.series for found in together] == ["token", "token-v512"]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def plan(name, batch=2):
     patcher = PatcherConfig() if model.reads_patches else None
     rows = RowsConfig(64, 18 if model.reads_patches else None, batch)
     facts = RowFacts(None, 64, 64.0, 4.0 if model.reads_patches else 1.0, 1.0, 1.0)
-    return plan_run(study, name, model, rows, facts, 1e11, 0, patcher, patcher)
+    return plan_run(study, name, model, rows, facts, 1e11, 0, 8e-3, patcher, patcher)
 
 
 @pytest.mark.parametrize("name", ["byte-tiny", "blt-tiny", "megabyte-tiny"])

@@ -31,14 +31,16 @@ def only_bytes(study):
 def test_no_two_runs_have_one_name():
     budgets, sizes = (2e8, 2.001e8, 2.0010001e8, 1 / 3 * 1e9), (3.0, 4.5, 4.5000001)
     names = {
-        job_name(name, wanted, budget, seed)
+        job_name(name, wanted, budget, rate, seed)
         for name in ("byte-tiny", "blt-tiny")
         for wanted in ([None] if name == "byte-tiny" else [PatcherConfig(mean_patch_bytes=size) for size in sizes])
         for budget in budgets
+        for rate in (8e-3, 8.0000001e-3, 4e-3)
         for seed in (0, 1)
     }
-    assert len(names) == (1 + 3) * 4 * 2
+    assert len(names) == (1 + 3) * 4 * 3 * 2
     assert {"byte-tiny-2e8-s0", "blt-tiny-p4.5-2e8-s1", "blt-tiny-p3-200100010.0-s0"} <= names
+    assert {"byte-tiny-2e8-r4e-3-s0", "byte-tiny-2e8-r0.0080000001-s0"} <= names
 
 
 def test_names_and_order_are_known_before_anything_is_made(study, unbroken):

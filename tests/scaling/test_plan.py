@@ -23,6 +23,7 @@ def blt_plan(study: Study, budget: float = 1e10, **changes):
         "wanted": PatcherConfig(),
         "inputs": {"corpus": "c"},
         "seed": 0,
+        "rate": study.peak_rates[0],
         **changes,
     }
     return plan_run(study, arguments.pop("name", "blt-tiny"), preset("blt-tiny"), budget=budget, **arguments)
@@ -48,7 +49,7 @@ def test_the_full_accounting_charges_each_blt_run_its_share_of_the_entropy_model
 
 
 def test_a_flat_model_is_not_charged_for_a_patcher():
-    plan = plan_run(Study(), "byte-tiny", preset("byte-tiny"), RowsConfig(bytes=256, batch=4), BYTES, 1e10, 0)
+    plan = plan_run(Study(), "byte-tiny", preset("byte-tiny"), RowsConfig(bytes=256, batch=4), BYTES, 1e10, 0, 8e-3)
     assert not {"patcher_inference", "patcher_training"} & set(plan.flops["full"].parts)
 
 
@@ -69,11 +70,18 @@ def test_a_run_is_another_one_when_anything_that_it_depends_on_is():
         blt_plan(study, budget=1.0001e10),
         blt_plan(study, patcher=PatcherConfig(threshold=1.51)),
         blt_plan(study, inputs={"corpus": "d"}),
-        blt_plan(dataclasses.replace(study, peak_rate=1e-3)),
+        blt_plan(dataclasses.replace(study, peak_rates=(1e-3,))),
         blt_plan(dataclasses.replace(study, accounting="full", entropy_bytes=1e3)),
+        blt_plan(dataclasses.replace(study, transfer="width", transfer_base="cpu-1")),
+        blt_plan(dataclasses.replace(study, transfer="width-depth", transfer_base="cpu-1")),
+        blt_plan(dataclasses.replace(study, transfer="width", transfer_base="cpu-2")),
     ]
     assert len({run_hash(plan) for plan in plans}) == len(plans)
     assert run_hash(blt_plan(study)) == run_hash(plans[0])
+    assert run_hash(plans[0]) == "f15e836767e73fd9", "what it was before there were several rates and transfers"
+    tiny = {"transfer": "width", "transfer_base": "tiny", "families": ("blt",)}
+    same = dataclasses.replace(study, peak_rates=(1e-3, 8e-3), **tiny)
+    assert run_hash(blt_plan(same, rate=8e-3)) == run_hash(plans[0]), "a base is trained as it is, whatever else is"
 
 
 def test_a_plan_says_what_weakens_its_result():

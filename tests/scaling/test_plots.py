@@ -13,6 +13,7 @@ from bltjax.scaling.plots import (
     series_name,
     speed_figure,
     verdict,
+    vocabularies_text,
 )
 
 OPTIMUM = 1.5e5
@@ -65,6 +66,29 @@ def test_the_best_size_is_chosen_by_the_mean_over_seeds():
     assert best["preset"] == "blt-100000"
     assert best["heldout_bits_per_byte"] == pytest.approx(2.51)
     assert len(mean_over_seeds(rows)) == 2
+
+
+def sweep_of_vocabularies():
+    """The smaller of two vocabularies is best at the smallest size alone; N grows with the vocabulary."""
+    return [
+        row("token", (size + 16 * tokens), budget, preset=f"token-{size:g}-v{tokens}", vocabulary=tokens,
+            loss=2.5 + 0.1 * np.log(size / OPTIMUM) ** 2 + 0.05 * ((tokens == 1024) != (size > 6e4)))
+        for size in (5e4, 1e5, 2e5, 4e5) for tokens in (512, 1024) for budget in (1e10, 3e10)
+    ]  # fmt: skip
+
+
+def test_a_bowl_has_each_size_once_with_its_best_vocabulary():
+    rows = sweep_of_vocabularies()
+    wanted = [r for r in rows if (r["vocabulary"] == 1024) == (not r["preset"].startswith("token-50000"))]
+    assert len(wanted) == 8
+    assert isoflop_fits(rows) == isoflop_fits(wanted) and isoflop_fits(wanted)[1e10].optimum is not None
+    assert [r["preset"] for r in best_of_budgets(rows)] == ["token-200000-v1024"] * 2
+    axes = isoflop_figure(rows, "").axes[0]
+    drawn = [line for line in axes.get_lines() if line.get_marker() == "o" and line.get_markersize() == 6]
+    assert [len(line.get_xdata()) for line in drawn] == [4]
+    text = vocabularies_text(rows)
+    assert "512, 1,024" in text and "1,024 at 1e10 FLOPs, 1,024 at 3e10 FLOPs" in text
+    assert vocabularies_text(wanted[2:4]) == vocabularies_text(ROWS) == ""
 
 
 def test_fits_are_made_for_budgets_with_three_sizes_alone():

@@ -1,11 +1,13 @@
+import dataclasses
 import typing
 
 import pytest
 
 from bltjax.config import PatcherConfig
-from bltjax.presets import PRESETS, preset
+from bltjax.presets import CPU_TOKENS, PRESETS, preset
 from bltjax.scaling.plots import FAMILY_NAMES
-from bltjax.scaling.series import RULES, Family, named, patch_size, rule_of
+from bltjax.scaling.series import RULES, Family, named, patch_size, rule_of, size_name, sized, with_vocabulary
+from bltjax.vocabulary import OFFSET
 
 FAMILIES = typing.get_args(Family)
 
@@ -39,6 +41,28 @@ def test_a_patch_size_is_that_which_was_asked_for():
     assert patch_size(PatcherConfig(mean_patch_bytes=6.0)) == 6.0
     assert patch_size(PatcherConfig(rule="strided", size=3)) == 3.0
     assert patch_size(PatcherConfig(rule="space")) is None is patch_size(None)
+
+
+def test_a_vocabulary_is_part_of_the_name_of_a_token_model():
+    family, model = named("token-cpu-1-v512")
+    assert (family, model) == ("token", dataclasses.replace(preset("token-cpu-1"), vocabulary_size=512 + OFFSET))
+    assert with_vocabulary("token-cpu-1", 512) == with_vocabulary("token-cpu-1-v2048", 512) == "token-cpu-1-v512"
+    # The preset's own has the preset's own name, under which its runs may lie already.
+    assert with_vocabulary("token-cpu-1", CPU_TOKENS - OFFSET) == "token-cpu-1"
+    assert size_name("token-cpu-1-v512") == size_name("token-cpu-1") == "token-cpu-1"
+    # The end of a variant's name is no vocabulary.
+    assert size_name("token-cpu-1-v512+wide-v2") == size_name("token-cpu-1+wide-v2") == "token-cpu-1+wide-v2"
+    with pytest.raises(ValueError, match="byte-cpu-1-v512"):
+        named("byte-cpu-1-v512")
+
+
+def test_a_rule_takes_a_size_where_it_has_one():
+    assert sized(RULES["blt-monotonic"], 6.0) == PatcherConfig(variant="monotonic", mean_patch_bytes=6.0)
+    assert sized(RULES["blt-strided"], 6.0) == PatcherConfig(rule="strided", size=6)
+    wrong = ((RULES["blt-space"], 6.0), (None, 6.0), (RULES["blt-strided"], 4.5), (RULES["blt-entropy"], 0.5))
+    for rule, size in wrong:
+        with pytest.raises(ValueError, match="patch"):
+            sized(rule, size)
 
 
 def test_an_unknown_size_is_answered_with_the_nearest():

@@ -1,7 +1,10 @@
+import dataclasses
 import re
 
 import pytest
 
+from bltjax.config import TransferConfig
+from bltjax.presets import preset
 from bltjax.scaling.study import Study
 
 
@@ -19,7 +22,12 @@ from bltjax.scaling.study import Study
         ({"patch_lengths": ()}, "patch_lengths"),
         ({"delimiter_tokens": 256}, "delimiter_tokens=256"),
         ({"preset": ("blt-space-cpu-9",)}, "preset='blt-cpu-9'"),
-        ({"peak_rate": 0.0}, "peak_rate"),
+        ({"peak_rates": (0.0,)}, "peak_rates"),
+        ({"peak_rates": ()}, "peak_rates"),
+        ({"entropy_rate": -1.0}, "entropy_rate=-1.0"),
+        ({"transfer_base": "cpu-0"}, "transfer_base='cpu-0': nothing is transferred"),
+        ({"transfer": "width", "transfer_base": "cpu-9"}, "preset='blt-cpu-9'"),
+        ({"transfer": "width", "preset": ("token-cpu-0", "token-470m")}, "vocabulary_size: 2052, not 32000"),
         ({"entropy_model": "byte-tiny"}, "entropy_model"),
         ({"preset": ("entropy-tiny",)}, "entropy-tiny"),
         ({"stride_bytes": 1000}, "stride_bytes"),
@@ -28,6 +36,9 @@ from bltjax.scaling.study import Study
         ({"corpus_bytes": 0}, "corpus_bytes"),
         ({"cooldown": 1.0}, "cooldown=1.0"),
         ({"warmup_steps": -1}, "warmup_steps=-1"),
+        ({"vocabularies": (512, 256)}, "vocabularies=[256]"),
+        ({"vocabularies": (512, 512)}, "vocabularies=(512, 512): give each value once"),
+        ({"vocabularies": (512,), "families": ("byte",)}, "no token model"),
     ],
 )
 def test_flags_that_make_no_study_are_refused_by_name(flags, named):
@@ -41,9 +52,26 @@ def test_dtype_and_remat_reach_every_model():
     assert {(model.compute.dtype, model.compute.remat) for model in models} == {("bfloat16", "full")}
 
 
+def test_rates_are_transferred_from_the_smallest_of_each_family_or_the_size_that_is_named():
+    study = Study(families=("token", "blt-space"), sizes=("cpu-2", "cpu-1"), transfer="width-depth")
+    for family, of in (("token", "token"), ("blt-space", "blt")):
+        assert study.transfer_of(f"{family}-cpu-1") is None, "a base is trained as it is"
+        assert study.transfer_of(f"{family}-cpu-2") == TransferConfig("width-depth", preset(f"{of}-cpu-1"))
+    named = dataclasses.replace(study, transfer_base="cpu-0", dtype="bfloat16")
+    assert {named.transfer_of(name).base for name in named.models()} == {preset("token-cpu-0"), preset("blt-cpu-0")}
+    assert dataclasses.replace(study, transfer="none").transfer_of("token-cpu-2") is None
+
+
 def test_presets_take_the_place_of_families_and_sizes():
     assert list(Study(preset=("byte-tiny", "blt-tiny"), budgets=(1e10,)).models()) == ["byte-tiny", "blt-tiny"]
     assert list(Study(families=("token",), sizes=("cpu-1", "cpu-0")).models()) == ["token-cpu-1", "token-cpu-0"]
+
+
+def test_each_token_model_has_every_vocabulary_and_no_other_model_has_any():
+    models = Study(families=("byte", "token"), sizes=("cpu-0", "cpu-1"), vocabularies=(512, 2048)).models()
+    sizes = {name: model.vocabulary_size for name, model in models.items() if name.startswith("token")}
+    assert sizes == {f"token-cpu-{i}{tokens}": size for i in (0, 1) for tokens, size in (("-v512", 516), ("", 2052))}
+    assert len(models) == 6 and {models[f"byte-cpu-{i}"].vocabulary_size for i in (0, 1)} == {260}
 
 
 def test_each_rule_has_the_sizes_that_are_asked_for():

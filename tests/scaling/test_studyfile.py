@@ -14,7 +14,8 @@ STUDIES = (
         out=Path("runs/a b"), corpus=("text/*.parquet", "it's"), preset=("blt-tiny", "byte-tiny"),
         budgets=(2e9, 3e10, 1.23456789e11),
         seeds=(0, 1, 2), patch_sizes=(3.0, 4.5), accounting="full", dtype="bfloat16", keep_weights=False,
-        corpus_bytes=12345, heldout_bytes=None, stride_bytes=17, peak_rate=6e-3,
+        corpus_bytes=12345, heldout_bytes=None, stride_bytes=17, peak_rates=(6e-3, 1.25e-2), transfer="width-depth",
+        transfer_base="tiny",
     ),
 )  # fmt: skip
 

@@ -14,6 +14,7 @@ from bltjax.metrics import read_journal
 from bltjax.presets import preset
 from bltjax.runtime import Stopped
 from bltjax.scaling import inputs, sweep
+from bltjax.scaling.plots import best_of_budgets
 from bltjax.scaling.store import read_json
 from bltjax.scaling.sweep import claim, plan_study, run_study, summary, table_row
 from bltjax.train import evaluate, load_params
@@ -173,7 +174,8 @@ def manifest_of(plan):
     return {
         "id": sweep.run_hash(plan), "family": plan.family, "series": plan.series, "preset": plan.name,
         "budget": plan.budget, "accounting": "paper", "flops_per_byte": flops, "parameters": {"non_embedding": 1},
-        "config": {"seed": 0, "steps": 1, "optim": {"peak_rate": 1.0, "schedule": "cosine"}},
+        "config": {"model": {"vocabulary_size": 300}, "seed": 0, "steps": 1,
+                   "optim": {"peak_rate": 1.0, "schedule": "cosine"}},
         "rows": dataclasses.asdict(plan.facts),
         "result": {**result, "heldout_sums": {"bytes": 1}, "training_flops": {"paper": 1.0, "full": 1.0}},
     }  # fmt: skip
@@ -230,7 +232,7 @@ def test_only_the_rows_of_one_model_are_made_for_it(study, monkeypatch):
     assert {plan.name for plan in plan_study(study, made, ("byte-tiny", None))} == {"byte-tiny"}
 
 
-def test_more_budgets_and_seeds_only_add_runs(unbroken, tmp_path, monkeypatch):
+def test_more_budgets_seeds_and_rates_only_add_runs(unbroken, tmp_path, monkeypatch):
     study, rows = unbroken
     shutil.copytree(study.out, tmp_path / "study")
     study = dataclasses.replace(study, out=tmp_path / "study")
@@ -239,16 +241,24 @@ def test_more_budgets_and_seeds_only_add_runs(unbroken, tmp_path, monkeypatch):
     monkeypatch.setattr(
         sweep, "fit", lambda config, *rest, **more: trained.append(config) or fit(config, *rest, **more)
     )
-    more = dataclasses.replace(study, preset=("byte-tiny",), seeds=(0, 1), keep_weights=False)
+    more = dataclasses.replace(
+        study, preset=("byte-tiny",), seeds=(0, 1), keep_weights=False, peak_rates=(8e-3, 4e-3), entropy_rate=1e-3
+    )
     both = run_study(more, lambda text: None)
-    assert len(both) == 4
-    assert [config.seed for config in trained] == [1, 1]
+    assert len(both) == 8
+    usual, half = 8e-3 * 64 / 16, 4e-3 * 64 / 16
+    assert [(config.seed, config.optim.peak_rate) for config in trained] == 2 * [(0, half), (1, usual), (1, half)]
     kept = [row for row in rows if row["family"] == "byte"]
-    assert [row for row in both if row["seed"] == 0] == kept
+    assert [row for row in both if (row["seed"], row["peak_rate"]) == (0, usual)] == kept
     losses = [row["heldout_bits_per_byte"] for row in both]
-    assert len(set(losses)) == 4
+    assert len(set(losses)) == 8
+    best = [min(row["heldout_bits_per_byte"] for row in group) for group in (both[:2], both[2:4])]
+    smallest, _ = best_of_budgets(both)
+    assert smallest["heldout_bits_per_byte"] == pytest.approx(np.mean(best)), "the mean of each seed at its best rate"
+    stars = [line for line in summary(both).splitlines() if line.endswith(" *")]
+    assert len(stars) == 4, "one rate of each budget and seed counts"
     weights = {folder.name: (folder / "checkpoints").exists() for folder in (study.out / "runs").iterdir()}
-    assert all(kept == ("-s1-" not in name) for name, kept in weights.items())
+    assert all(kept == ("-s1-" not in name and "-r4e-3-" not in name) for name, kept in weights.items())
 
 
 def test_a_folder_of_something_else_is_left_alone(study, tmp_path):
@@ -282,8 +292,19 @@ def test_a_text_too_short_for_its_tokenizer_is_refused_before_anything_is_traine
         run_study(dataclasses.replace(study, corpus=(str(texts),)), lambda text: None)
 
 
+def test_a_vocabulary_that_the_text_cannot_fill_is_refused_before_anything_is_trained(study, monkeypatch):
+    monkeypatch.setattr(inputs, "fit", lambda *_, **__: pytest.fail("the entropy model was trained"))
+    study = dataclasses.replace(study, vocabularies=(270, 4096))
+    with pytest.raises(ValueError, match=r"vocabularies=\(270, 4096\): .* are enough for \d+ tokens only"):
+        run_study(study, lambda text: None)
+    made = inputs.Inputs(study, lambda text: None)
+    with pytest.raises(ValueError, match="4096"):  # whichever run a process was to do
+        plan_study(study, made, only=("token-tiny-v270", None))
+    assert not (study.out / "runs").exists()
+
+
 def test_settings_are_kept_beside_the_study(unbroken):
     study, _ = unbroken
     stored = json.loads((study.out / "study.json").read_text())
     assert stored["budgets"] == list(study.budgets)
-    assert np.isclose(stored["peak_rate"], study.peak_rate)
+    assert stored["peak_rates"] == list(study.peak_rates)

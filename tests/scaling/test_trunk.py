@@ -111,7 +111,7 @@ def test_a_run_is_charged_its_whole_path_and_computed_from_its_trunk_on(branched
 
 
 def test_the_bootstrap_draws_the_runs_of_a_trunk_together(branched):
-    rows = [{**row, "trunk": f"{row['trunk']}{copy}"} for row in branched[1] for copy in range(6)]
+    rows = [{**row, "seed": copy, "trunk": f"{row['trunk']}{copy}"} for row in branched[1] for copy in range(6)]
     points = points_of(rows, own_table("byte"))
     assert len(points) == 24 and len(set(points.cluster)) == 6
     drawn = weights(points.cluster, 100, 0)
@@ -222,6 +222,7 @@ def test_a_run_waits_for_another_process_that_trains_its_trunk(part, tmp_path):
 
 def wsd(study, **changes):
     arguments = {"rows": RowsConfig(bytes=256, batch=4), "facts": BYTES, "budget": 1e10, "seed": 0, **changes}
+    arguments.setdefault("rate", study.peak_rates[0])
     return plan_run(study, "byte-tiny", preset("byte-tiny"), **arguments)
 
 
@@ -241,7 +242,7 @@ def test_a_trunk_is_known_by_what_decides_it_and_by_no_budget():
     others = [
         wsd(STUDY, seed=1),
         wsd(STUDY, inputs={"corpus": "another"}),
-        wsd(dataclasses.replace(STUDY, peak_rate=1e-3)),
+        wsd(dataclasses.replace(STUDY, peak_rates=(1e-3,))),
         wsd(dataclasses.replace(STUDY, warmup_steps=3)),
         wsd(STUDY, rows=RowsConfig(bytes=256, batch=8)),
         blt_plan(dataclasses.replace(STUDY, preset=("blt-tiny",)), 1e11),

@@ -60,6 +60,19 @@ def test_variants_are_models_of_a_study_and_series_of_their_own():
         Study(variants=(NO_HASH, NO_HASH), **SMALL)
 
 
+def test_a_variant_may_have_a_patch_size_of_its_own():
+    long = Variant("p8", "blt-tiny", {"global_model.layers": 2}, patch_size=8.0)
+    study = Study(preset=("blt-tiny",), variants=(NO_HASH, long, Variant("p9", "blt-tiny", {}, 9.0)), **SMALL)
+    study = dataclasses.replace(study, patch_sizes=(3.0, 4.5))
+    found = {name: [rule.mean_patch_bytes for rule in study.patchers_of(name)] for name in study.models()}
+    own = {"blt-tiny+p8": [8.0], "blt-tiny+p9": [9.0]}
+    assert found == {"blt-tiny": [3.0, 4.5], "blt-tiny+no-hash": [3.0, 4.5], **own}
+    assert study.patched_runs == 6 and study.models()["blt-tiny+p9"] == study.models()["blt-tiny"]
+    for name in ("byte-tiny", "blt-space-tiny"):
+        with pytest.raises(ValueError, match="patch_size=8"):
+            Variant("a", name, {}, 8.0)
+
+
 def test_a_variant_of_an_entropy_model_sets_the_patches():
     narrow = Variant("w4", "entropy-tiny", {"tower.window": 4})
     study = Study(preset=("blt-tiny",), variants=(narrow,), entropy_model="entropy-tiny+w4", **SMALL)

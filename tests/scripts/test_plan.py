@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bltjax.scaling import probe
+from bltjax.scaling import probe, throughput
 from bltjax.scaling.studyfile import read_study
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,6 +49,26 @@ def run(monkeypatch: pytest.MonkeyPatch, files: Path, *arguments: object) -> Non
     words = [files / "study.py", "--machine", "box", "--machines", files / "machines.toml", *arguments]
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, words)])
     runpy.run_path(str(SCRIPT), run_name="__main__")
+
+
+def test_a_study_of_seconds_is_planned_once_it_is_measured(files, monkeypatch, capsys):
+    text = (files / "study.py").read_text().replace("budgets=(2e8, 6e8)", "equal='seconds', budgets=(4.0, 8.0)")
+    (files / "study.py").write_text(text)
+    for flags in ((), ("--prepare",), ("--probe",)):
+        with pytest.raises(SystemExit, match="how long a step of byte-tiny takes"):
+            run(monkeypatch, files, *flags)
+    with pytest.raises(SystemExit, match="to have 2 devices, and 8 are here"):
+        run(monkeypatch, files, "--prepare", "--probe")
+    monkeypatch.setattr(throughput, "step_seconds", lambda *_: 0.002)
+    monkeypatch.setattr(probe, "step_seconds", lambda *_: 0.002)
+    machines = (files / "machines.toml").read_text().replace("devices = 2", "devices = 8")
+    (files / "machines.toml").write_text(machines)
+    run(monkeypatch, files, "--prepare", "--probe")
+    out = capsys.readouterr().out
+    assert "--equal seconds" in out
+    assert len(re.findall(r" 250 ", out)) == len(re.findall(r" 500 ", out)) == 2  # steps of both models
+    run(monkeypatch, files)
+    assert " 500 " in capsys.readouterr().out
 
 
 def test_every_run_is_costed_and_written_down(files, monkeypatch, capsys):

@@ -44,6 +44,18 @@ def study(monkeypatch: pytest.MonkeyPatch, *words: object) -> object:
     return ended.value.code
 
 
+def test_a_study_of_seconds_is_measured_by_the_process_that_runs_it_and_by_no_other(file, monkeypatch, capsys):
+    text = file.read_text().replace("budgets=(6e8, 2e8)", "equal='seconds', budgets=(5.0,)")
+    file.write_text(text)
+    for words in (("status",), ("print-jobs",), ("run", "--processes", "2")):
+        ended = study(monkeypatch, words[0], "study.py", *words[1:])
+        assert "is not in out/throughput.json" in ended and "--prepare --probe" in ended
+    assert study(monkeypatch, "run", "study.py") == 0
+    assert "ms a step on" in capsys.readouterr().err and Path("out/table.csv").exists()
+    assert study(monkeypatch, "status", "study.py") == 0
+    assert "1 complete" in capsys.readouterr().out
+
+
 def test_commands_are_printed_cheapest_first_and_mean_the_same_anywhere(file, monkeypatch, capsys):
     assert study(monkeypatch, "print-jobs", "study.py") == 0
     out = capsys.readouterr().out

@@ -7,6 +7,7 @@ gain = compute_equivalent_gain(fit_a.frontier(), fit_b.frontier())
 cross = crossover(fit_a.frontier(), fit_b.frontier())
 """
 
+from bltjax.scaling.fit.best import best_of_rates
 from bltjax.scaling.fit.columns import Columns, own_table, points_of, read_points, read_table
 from bltjax.scaling.fit.cost import Cost
 from bltjax.scaling.fit.curve import Curve
@@ -17,6 +18,7 @@ from bltjax.scaling.fit.holdout import Holdout, hold_out_largest
 from bltjax.scaling.fit.hull import frontier
 from bltjax.scaling.fit.isoflops import FittedParabolas
 from bltjax.scaling.fit.law import Law
+from bltjax.scaling.fit.measured import measured_curve
 from bltjax.scaling.fit.optimum import Optimum, scale_with_patch
 from bltjax.scaling.fit.parabola import IsoFLOP, isoflop
 from bltjax.scaling.fit.points import SIZES, About, Points, from_manifests
@@ -39,6 +41,7 @@ __all__ = [
     "Optimum",
     "Points",
     "SideBySide",
+    "best_of_rates",
     "compute_equivalent_gain",
     "crossover",
     "fit_law",
@@ -46,6 +49,7 @@ __all__ = [
     "frontier",
     "hold_out_largest",
     "isoflop",
+    "measured_curve",
     "own_table",
     "points_of",
     "read_points",

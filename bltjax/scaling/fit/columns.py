@@ -24,7 +24,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from bltjax.scaling.fit.best import MODEL, best_of_rates
 from bltjax.scaling.fit.points import SIZES, About, Points
+from bltjax.scaling.fit.vocabularies import chosen
 
 LossUnit = Literal["bits per byte", "nats per byte", "bits per token", "nats per token"]
 LOSS_UNITS: tuple[LossUnit, ...] = ("bits per byte", "nats per byte", "bits per token", "nats per token")
@@ -52,6 +54,10 @@ class Columns:
     seconds: str | None = None
     epochs: str | None = None
     seed: str | None = None
+    equal: str | None = None  # what budgets are of, "flops" or "seconds"; of the latter, `bench` has the seconds
+    bench: str | None = None
+    vocabulary: str | None = None  # of a study of this package: of several, the best at each size and budget counts
+    rate: str | None = None  # learning rate, of a study of this package: of several the best counts in the same way
     where: Mapping[str, str] = dataclasses.field(default_factory=dict)  # only rows whose columns are these
 
     def __post_init__(self) -> None:
@@ -94,6 +100,10 @@ def own_table(series: str, size: Literal["non_embedding", "all"] = "non_embeddin
         seconds="device_seconds",
         epochs="epochs",
         seed="seed",
+        equal="equal",
+        bench="bench_seconds",
+        vocabulary="vocabulary",
+        rate="peak_rate",
         where={"series": series},
     )
 
@@ -101,7 +111,8 @@ def own_table(series: str, size: Literal["non_embedding", "all"] = "non_embeddin
 def points_of(rows: Sequence[Mapping[str, Any]], columns: Columns) -> Points:
     """The points of a table's rows.
 
-    An accounting or text left empty is read from the columns "accounting" and "heldout_bytes" of the table itself.
+    Of a run at several learning rates the best counts, where `columns.run` says what names one. An accounting or text
+    left empty is read from the columns "accounting" and "heldout_bytes" of the table itself.
 
     Raises:
       ValueError: for a column that is not there, a value that is no number, or several accountings or texts.
@@ -109,6 +120,12 @@ def points_of(rows: Sequence[Mapping[str, Any]], columns: Columns) -> Points:
     rows = [row for row in rows if all(str(_cell(row, name)) == value for name, value in columns.where.items())]
     if not rows:
         raise ValueError(f"where={dict(columns.where)!r}: no row of the table is so.")
+    if columns.rate is not None:
+        for name in (*MODEL, columns.loss):
+            _cell(rows[0], name)  # refuses what is not there
+        rows = best_of_rates(rows)
+    if columns.vocabulary is not None:
+        rows = chosen(rows)
 
     def numbers(name: str) -> np.ndarray:
         out = []
@@ -128,6 +145,7 @@ def points_of(rows: Sequence[Mapping[str, Any]], columns: Columns) -> Points:
             raise ValueError(f"{name}: {', '.join(found)} in one table; only like is fitted with like.")
         return found[0]
 
+    by_time = columns.equal is not None and columns.equal in rows[0] and only(columns.equal) == "seconds"
     size = np.sum([numbers(name) for name in columns.size], axis=0)
     per_token = columns.bytes_per_token or 1.0
     flops = maybe(columns.flops)
@@ -165,8 +183,9 @@ def points_of(rows: Sequence[Mapping[str, Any]], columns: Columns) -> Points:
         ),
         budget=maybe(columns.budget),
         patch_size=maybe(columns.patch_size),
-        seconds=maybe(columns.seconds),
+        seconds=maybe(columns.bench if by_time else columns.seconds),
         epochs=maybe(columns.epochs),
+        equal="seconds" if by_time else "flops",
     )
 
 
@@ -214,7 +233,7 @@ def read_points(description: Path) -> Points:
     ]
     if missing:
         raise ValueError(f"{description}: needs {', '.join(missing)}.")
-    for name in ("size", "cluster"):
+    for name in ("size", "cluster", "run"):
         if name in values:
             values[name] = (values[name],) if isinstance(values[name], str) else tuple(values[name])
     return points_of(read_table(table), Columns(**values))

@@ -82,14 +82,15 @@ class FittedLaw:
         """Measured minus fitted, in bits per byte."""
         return self.points.loss - self.frame.coordinates(self.points).predict(self.theta)
 
-    def optimum(self, budget: float, patch_size: float | None = None, unit: Unit = "flops") -> Optimum:
+    def optimum(self, budget: float, patch_size: float | None = None, unit: Unit | None = None) -> Optimum:
         """The best size at a budget, within the sizes measured; a bound where the least loss is at their end.
 
         Args:
           budget: FLOPs or seconds.
           patch_size: for a law that has one.
-          unit: of the budget.
+          unit: of the budget; None: that of the study's.
         """
+        unit = unit or self.points.equal
         minima = self._minima(budget, patch_size, unit)
         edge, size = int(minima.edge[0]), float(minima.size[0])
         drawn, seen = minima.size[1:].copy(), minima.bytes[1:].copy()
@@ -128,7 +129,13 @@ class FittedLaw:
         """Those of the points; without any, five from the least FLOPs of a point to the most."""
         if self.points.budget is not None:
             return self.points.budgets()
-        return np.geomspace(*self.reach.flops, 5)
+        return np.geomspace(*self._reach_in(self.points.equal), 5)
+
+    def _reach_in(self, unit: Unit) -> tuple[float, float]:
+        ends: tuple[float, float] | None = getattr(self.reach, unit)
+        if ends is None:
+            raise ValueError(f"unit={unit!r}: these points have no device seconds.")
+        return ends
 
     def optima(self, patch_size: float | None = None) -> list[Optimum]:
         """The optimum, or bound, at each budget of the study."""
@@ -140,7 +147,7 @@ class FittedLaw:
         A budget is left out where the minimum, or that of more than half of the draws, is at an end of the sizes.
         """
         budgets = self.budgets()
-        minima = [self._minima(float(budget), patch_size, "flops") for budget in budgets]
+        minima = [self._minima(float(budget), patch_size, self.points.equal) for budget in budgets]
         edge = np.stack([each.edge for each in minima], axis=1)
         known = (edge[0] == 0) & ((edge[1:] != 0).mean(axis=0) <= 0.5 if len(self.draws) else True)
         out = []
@@ -150,11 +157,13 @@ class FittedLaw:
             out.append(interval(None if np.isnan(slopes[0]) else float(slopes[0]), slopes[1:], self.level))
         return out[0], out[1]
 
-    def frontier(self, unit: Unit = "flops", patch_size: float | None = None) -> Curve:
-        """The least loss at every budget of the measured range, in FLOPs or in seconds."""
-        ends = self.reach.seconds if unit == "seconds" else (float(self.budgets()[0]), float(self.budgets()[-1]))
-        if ends is None:
-            raise ValueError("unit='seconds': these points have no device seconds.")
+    def frontier(self, unit: Unit | None = None, patch_size: float | None = None) -> Curve:
+        """The least loss at every budget of the measured range, in FLOPs or in seconds; None: as the budgets are."""
+        unit = unit or self.points.equal
+        if unit == self.points.equal:
+            ends = float(self.budgets()[0]), float(self.budgets()[-1])
+        else:
+            ends = self._reach_in(unit)
         x = np.geomspace(*ends, _CURVE_POINTS)
         minima = [self._minima(float(budget), patch_size, unit) for budget in x]
         losses = np.stack([each.loss for each in minima], axis=1)
@@ -285,5 +294,6 @@ def fit_surface(
     if len(points) < 2 * len(theta):
         warnings.append(f"only {len(points)} points for {len(theta)} numbers")
     return FittedLaw(
-        points, method, frame, theta, objective, cost or of_points(points), drawn, seed, level, tuple(warnings)
-    )
+        points, method, frame, theta, objective, cost or of_points(points, points.equal), drawn, seed, level,
+        tuple(warnings),
+    )  # fmt: skip

@@ -56,11 +56,12 @@ class Crossover:
     better_before: str  # at the low end of the range
     better_after: str  # at its high end
     notes: tuple[str, ...]
+    draws: int = 0  # 0: no intervals
 
     def __str__(self) -> str:
         low, high = self.range
         where = f"from {low:.3g} to {high:.3g} {self.x_label}"
-        share = f"{self.crossing:.1%} of the draws cross there"
+        share = f"{self.crossing:.1%} of the draws cross there" if self.draws else "no draws, so no interval"
         if self.x is None:
             end = f"better at its end: {self.better_after}"
             head = f"{self.a} and {self.b}: no crossover in range ({where}; {share}; {end})"
@@ -201,6 +202,7 @@ def crossover(a: Curve, b: Curve) -> Crossover:
         better_before=a.about.name if first < 0 else b.about.name,
         better_after=a.about.name if last < 0 else b.about.name,
         notes=tuple(notes),
+        draws=pairs,
     )
 
 

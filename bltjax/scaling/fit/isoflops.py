@@ -71,7 +71,7 @@ class FittedParabolas:
                     loss=interval(parabola.loss, losses, self.level),
                     bound=parabola.bound,
                     bound_size=parabola.bound_size,
-                    extrapolated=reach.beyond(flops=float(budget)),
+                    extrapolated=reach.beyond(**{self.points.equal: float(budget)}),
                 )
             )
         return out
@@ -96,19 +96,21 @@ class FittedParabolas:
             out.append(interval(None if np.isnan(slopes[0]) else float(slopes[0]), slopes[1:], self.level))
         return out[0], out[1]
 
-    def frontier(self, unit: Unit = "flops") -> Curve:
+    def frontier(self, unit: Unit | None = None) -> Curve:
         """Straight lines between the vertices' losses over ln C, from the first budget that has one to the last.
 
         Raises:
-          ValueError: for seconds, which have no budgets here, or with fewer than two vertices.
+          ValueError: for another unit than that of the budgets, or with fewer than two vertices.
         """
-        if unit != "flops":
-            raise ValueError(f"unit={unit!r}: parabolas are fitted at equal FLOPs; fit a surface.")
+        equal = self.points.equal
+        if unit not in (None, equal):
+            words = "FLOPs" if equal == "flops" else equal
+            raise ValueError(f"unit={unit!r}: parabolas are fitted at equal {words}; fit a surface.")
         known = [i for i, p in enumerate(self.parabolas) if p is not None and p.optimum is not None]
         if len(known) < 2:
             raise ValueError(f"budgets: {len(known)} have a vertex; a frontier needs two.")
         first = np.array([p.loss for p in self.parabolas if p is not None and p.loss is not None])
-        label = f"training FLOPs ({self.points.about.accounting})"
+        label = f"training FLOPs ({self.points.about.accounting})" if equal == "flops" else "device seconds"
         bounded = np.zeros(len(known), bool)
         losses = self.losses[:, known]
         about = self.points.about
@@ -169,7 +171,7 @@ def fit_parabolas(
             for draw in range(draws):
                 sizes[draw, index], losses[draw, index] = _vertex(points.size[own], points.loss[own], times[draw, own])
     return FittedParabolas(
-        points, cost or of_points(points), tuple(parabolas), sizes, losses, seed, level, tuple(warnings)
+        points, cost or of_points(points, points.equal), tuple(parabolas), sizes, losses, seed, level, tuple(warnings)
     )
 
 

@@ -6,12 +6,15 @@ compute that was spent on it over its whole path, and its held-out loss.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from bltjax.flops import ACCOUNTING_VERSIONS, Accounting
+from bltjax.scaling.fit.best import LOSS, best_of_rates
+from bltjax.scaling.fit.vocabularies import chosen as of_best_vocabulary
+from bltjax.scaling.fit.vocabularies import vocabulary_of
 
 MOST_EPOCHS = 4  # beyond these repeated data teach less, which none of the laws knows
 
@@ -92,11 +95,13 @@ class Points:
       flops: training FLOPs over the whole path from step 0, shared ones included.
       cluster: which runs belong together in a bootstrap: those branched from one trunk. A run of its own is one.
       about: what they are.
-      budget: FLOPs that the run was planned for; None: there were no budgets, so there is no IsoFLOP and no hold-out.
+      budget: FLOPs (or seconds) that the run was planned for; None: there were no budgets, so there is no IsoFLOP and
+        no hold-out.
       patch_size: measured bytes per patch; None: one law for all.
-      seconds: device seconds over the whole path.
+      seconds: device seconds over the whole path; by the bench, where budgets are such seconds.
       epochs: passes over the training text.
       shared_flops: part of `flops` that does not grow with `bytes`: the share of the entropy model's training.
+      equal: what budgets are of.
     """
 
     size: Float[np.ndarray, " points"]
@@ -110,6 +115,7 @@ class Points:
     seconds: Float[np.ndarray, " points"] | None = None
     epochs: Float[np.ndarray, " points"] | None = None
     shared_flops: Float[np.ndarray, " points"] | None = None
+    equal: Literal["flops", "seconds"] = "flops"
 
     def __post_init__(self) -> None:
         if len(self.loss) == 0:
@@ -159,6 +165,13 @@ class Points:
         return tuple(out)
 
 
+def _choice(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run is chosen by among those at other rates or with other vocabularies: the columns of a table."""
+    named = {name: manifest[name] for name in ("series", "preset", "budget")}
+    rate, loss = manifest["config"]["optim"]["peak_rate"], manifest["result"]["heldout_bits_per_byte"]
+    return {**named, "peak_rate": rate, "vocabulary": vocabulary_of(manifest), LOSS: loss, "manifest": manifest}
+
+
 def from_manifests(
     manifests: Sequence[Mapping[str, Any]], size: Size = "non_embedding", accounting: Accounting | None = None
 ) -> Points:
@@ -166,7 +179,8 @@ def from_manifests(
 
     Args:
       manifests: as the store has them. Several patch sizes give points with `patch_size`; a "trunk", where a
-        manifest has one, is the cluster.
+        manifest has one, is the cluster. Of several learning rates, and of several vocabularies, the best at each size
+        and budget counts.
       size: what N counts.
       accounting: how FLOPs are counted; by default as the budgets are.
 
@@ -186,6 +200,8 @@ def from_manifests(
         return values[0]
 
     family = only("families", [m["family"] for m in manifests])
+    equal = only("budgets of", [m.get("equal", "flops") for m in manifests])
+    manifests = [row["manifest"] for row in of_best_vocabulary(best_of_rates([_choice(m) for m in manifests]))]
     chosen: Accounting = accounting or only("accountings", [m["accounting"] for m in manifests])
     version = only("accountings", [m["flops_per_byte"][chosen]["version"] for m in manifests])
     assert version == ACCOUNTING_VERSIONS[chosen]
@@ -219,7 +235,8 @@ def from_manifests(
         ),
         budget=column([m["budget"] for m in manifests]),
         patch_size=column(patch_sizes) if several else None,
-        seconds=column([r["device_seconds"] for r in results]),
+        seconds=column([r["device_seconds" if equal == "flops" else "bench_seconds"] for r in results]),
         epochs=column([r["epochs"] for r in results]),
         shared_flops=column([shared(m) for m in manifests]),
+        equal=equal,
     )

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from bltjax.scaling.fit import SIZES
+from bltjax.scaling.plots import vocabularies_text
 from bltjax.scaling.report.data import StudyData
 from bltjax.scaling.report.laws import SeriesLaw
 
@@ -29,7 +30,7 @@ def caption(
       estimator: named in the place of that of the laws.
       numbers: what they are where nothing is fitted.
     """
-    parts = [what, f"N: {N}.", f"Budgets are FLOPs in the accounting {data.accounting}.", f"Split: {data.text}."]
+    parts = [what, f"N: {N}.", f"Budgets are {data.budgets_text}.", f"Split: {data.text}."]
     if laws is not None:
         parts.append(f"Estimator: {estimator or estimators(laws)}.")
         parts.append(intervals(laws))
@@ -37,6 +38,7 @@ def caption(
         parts.append(f"Estimator: {estimator}. No intervals.")
     else:
         parts.append(f"{numbers}: no estimator and no intervals.")
+    parts += filter(None, [vocabularies_text(data.rows)])
     seeds = ", ".join(map(str, data.seeds))
     parts.append(f"Seeds: {seeds}." if len(data.seeds) > 1 else f"One seed: {seeds}.")
     return " ".join(parts)

@@ -76,7 +76,7 @@ def flops_by_part(data: StudyData, laws: Laws) -> Figure:
                 label = ""
         x = Axis(f"share of the training FLOPs of a byte ({accounting} accounting)", "share")
         views.append(View(axis, x, Axis("", "number", names=tuple(names)), tuple(marks)))
-    views.sort(key=lambda view: view.axis != data.own_axis)
+    views.sort(key=lambda view: view.axis != data.flops_axis)
     what = (
         "Shares of the parts in the training FLOPs of a byte, and after each model's name how many those are, at the "
         "largest budget of each: three forward passes of the model and, in the full "

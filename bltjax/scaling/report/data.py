@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from bltjax.flops import ACCOUNTING_VERSIONS
-from bltjax.scaling.fit import read_table
+from bltjax.scaling.fit import best_of_rates, read_table
+from bltjax.scaling.fit.vocabularies import chosen
+from bltjax.scaling.plots import budget_text, equal_of
 from bltjax.scaling.store import Json, read_json
 from bltjax.scaling.sweep import table_row
 
 Row = dict[str, Any]
 
-WORDS = ("run", "family", "series", "preset", "accounting", "schedule", "trunk")  # of text; all others hold numbers
+# Of text; all others hold numbers.
+WORDS = ("run", "family", "series", "preset", "accounting", "equal", "schedule", "trunk", "transfer")
 NEEDED = (  # older tables have no more
     "run", "family", "series", "preset", "accounting", "seed", "budget", "training_flops", "heldout_bits_per_byte",
     "heldout_bytes", "parameters_non_embedding", "parameters", "bytes_seen", "epochs", "bytes_per_unit",
@@ -33,6 +36,9 @@ AXES: Mapping[str, tuple[str, str, str]] = {  # name: button, label, column
     "flops_full": ("FLOPs, full", f"training FLOPs ({ACCOUNTING_VERSIONS['full']} accounting)", "training_flops_full"),
     "device_seconds": ("device seconds", "device seconds of training", "device_seconds"),
     "bytes_seen": ("bytes seen", "bytes of text seen in training", "bytes_seen"),
+}
+BY_BENCH: Mapping[str, tuple[str, str, str]] = {  # of studies whose budgets are seconds, besides
+    "bench_seconds": ("device seconds, bench", "device seconds, by the bench before training", "bench_seconds"),
 }
 
 
@@ -75,6 +81,10 @@ class StudyData:
     def of(self, series: str) -> list[Row]:
         return [row for row in self.rows if row["series"] == series]
 
+    def counted(self, series: str) -> list[Row]:
+        """Those of them that laws and bowls are made of: of several rates or vocabularies the best."""
+        return chosen(best_of_rates(self.of(series)))
+
     @property
     def seeds(self) -> tuple[int, ...]:
         return tuple(sorted({int(row["seed"]) for row in self.rows}))
@@ -85,9 +95,37 @@ class StudyData:
         return self.rows[0]["accounting"]
 
     @property
+    def equal(self) -> str:
+        """What runs of one budget have in common: "flops" or "seconds"."""
+        return equal_of(self.rows)
+
+    @property
+    def axes(self) -> Mapping[str, tuple[str, str, str]]:
+        """What was spent, in all ways that the study knows: name to button, label and column."""
+        return AXES if self.equal == "flops" else {**BY_BENCH, **AXES}
+
+    @property
+    def flops_axis(self) -> str:
+        """FLOPs in the study's own accounting."""
+        return "flops_full" if self.accounting.startswith("full") else "flops_paper"
+
+    @property
     def own_axis(self) -> str:
         """The axis on which runs of one budget stand above one another."""
-        return "flops_full" if self.accounting.startswith("full") else "flops_paper"
+        return self.flops_axis if self.equal == "flops" else "bench_seconds"
+
+    def budget_text(self, budget: float) -> str:
+        """A budget with its unit."""
+        return budget_text(budget, self.equal)
+
+    @property
+    def budgets_text(self) -> str:
+        """What budgets are, in words."""
+        if self.equal == "flops":
+            return f"FLOPs in the accounting {self.accounting}"
+        throughputs = (manifest["inputs"].get("throughput", {}) for manifest in self.manifests.values())
+        machines = sorted({str(each["machine"]) for each in throughputs if each})
+        return f"device seconds by a bench before training{' on ' if machines else ''}{', '.join(machines)}"
 
 
 def read_study(folder: Path) -> StudyData:
@@ -115,6 +153,8 @@ def read_study(folder: Path) -> StudyData:
     ids = [row["run"] for row in rows]
     if len(set(ids)) < len(ids):
         raise ValueError(f"run: a run stands twice in {table}; every run belongs there once.")
+    if len({row.get("equal", "flops") for row in rows}) > 1:
+        raise ValueError(f"equal: budgets of FLOPs and of seconds in {table}; only runs of one kind are comparable.")
     if len({row["accounting"] for row in rows}) > 1:
         raise ValueError(f"accounting: several in {table}; only runs of one are comparable.")
     manifests = {run: found[run][1] for run in ids if run in found}

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from bltjax.scaling.fit import (
 )
 from bltjax.scaling.fit.cost import of_points
 from bltjax.scaling.plots import isoflop_fits
-from bltjax.scaling.report.data import AXES, StudyData
+from bltjax.scaling.report.data import AXES, BY_BENCH, Row, StudyData
 
 METHOD = "projection"
 DRAWS = 1000
@@ -37,7 +37,7 @@ class SeriesLaw:
       no_interval: why there are no intervals; "" where there are.
       parabolas: one at each budget that has three sizes.
       holdout: the largest budget predicted from the others; None where `no_holdout` says why not.
-      points: under each axis of FLOPs.
+      points: under each axis of FLOPs and of seconds.
     """
 
     series: str
@@ -69,7 +69,7 @@ class SeriesLaw:
     @functools.cached_property
     def _frontiers(self) -> dict[str, Curve | str]:
         out: dict[str, Curve | str] = {}
-        for axis in AXES:
+        for axis in (*AXES, *BY_BENCH):
             try:
                 out[axis] = self._sought(axis)
             except ValueError as error:
@@ -81,18 +81,19 @@ class SeriesLaw:
             raise ValueError(self.why)
         if axis == "bytes_seen":
             raise ValueError("at equal bytes the largest model is the best, so there is no frontier")
-        if axis == "device_seconds":
-            return self.fit.frontier("seconds")
         if axis == self.own_axis:
-            return self.fit.frontier("flops")
-        points = dataclasses.replace(self.points[axis], budget=None)  # budgets are in the other accounting
-        return dataclasses.replace(self.fit, points=points, cost=of_points(points)).frontier("flops")
+            return self.fit.frontier()
+        if axis not in self.points:
+            raise ValueError("no seconds of a bench: budgets are FLOPs")
+        points = dataclasses.replace(self.points[axis], budget=None)  # those are of something else
+        unit = "seconds" if axis == "device_seconds" else "flops"
+        return dataclasses.replace(self.fit, points=points, cost=of_points(points, unit)).frontier(unit)
 
 
 def fit_series(data: StudyData, series: str, draws: int = DRAWS, seed: int = SEED) -> SeriesLaw:
     """Fits one series by variable projection, with intervals where there are runs enough for them."""
     rows = data.of(series)
-    points = {axis: _points(data, series, axis) for axis in ("flops_paper", "flops_full")}
+    points = {axis: _points(data, series, axis) for axis in data.axes if axis != "bytes_seen"}
     own = points[data.own_axis]
     fit, why, no_interval = None, "", "" if draws else "none were asked for"
     try:
@@ -124,18 +125,26 @@ def fit_series(data: StudyData, series: str, draws: int = DRAWS, seed: int = SEE
 
 def _points(data: StudyData, series: str, axis: str) -> Points:
     """From manifests where all are there, which know the shared part of the FLOPs; else from the table."""
-    accounting: Accounting = "full" if axis == "flops_full" else "paper"
-    rows = data.of(series)
+    chosen = axis if axis.startswith("flops") else data.flops_axis
+    accounting: Accounting = "full" if chosen == "flops_full" else "paper"
+    rows = data.counted(series)
     if all(row["run"] in data.manifests and row["epochs"] is not None for row in rows):
         # One series holds one patch size that was asked for; what was measured may differ by a hair.
-        return from_manifests([data.manifests[row["run"]] for row in rows], accounting=accounting)
+        return _timed(from_manifests([data.manifests[row["run"]] for row in rows], accounting=accounting), rows, axis)
     columns = dataclasses.replace(
         own_table(series),
-        flops=AXES[axis][2],
+        flops=AXES[chosen][2],
         accounting=ACCOUNTING_VERSIONS[accounting],
         epochs="epochs" if all(row["epochs"] is not None for row in rows) else None,
     )
-    return points_of([{**row, "seed": int(row["seed"])} for row in rows], columns)
+    return _timed(points_of([{**row, "seed": int(row["seed"])} for row in rows], columns), rows, axis)
+
+
+def _timed(points: Points, rows: Sequence[Row], axis: str) -> Points:
+    """With the seconds that the runs themselves took, where these are asked for."""
+    if axis != "device_seconds":
+        return points
+    return dataclasses.replace(points, seconds=np.array([row["device_seconds"] for row in rows], np.float64))
 
 
 def fit_study(data: StudyData, draws: int = DRAWS, seed: int = SEED) -> dict[str, SeriesLaw]:

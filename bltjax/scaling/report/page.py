@@ -14,7 +14,7 @@ from importlib.resources import files
 from typing import Any
 
 from bltjax.scaling.plots import count_text, flops_text, series_name, series_style
-from bltjax.scaling.report.data import AXES, Row, StudyData
+from bltjax.scaling.report.data import Row, StudyData
 from bltjax.scaling.report.draw import PARTS
 from bltjax.scaling.report.marks import Figure, Mark, Report, View
 from bltjax.scaling.report.tables import Table
@@ -93,7 +93,7 @@ def _names(data: StudyData) -> str:
 def _controls(data: StudyData) -> str:
     axes = "".join(
         f'<button type="button" data-x="{axis}" aria-pressed="{str(axis == data.own_axis).lower()}">{words}</button>'
-        for axis, (words, _, _) in AXES.items()
+        for axis, (words, _, _) in data.axes.items()
     )
     families = "".join(
         f'<button type="button" class="family" data-series="{number}" aria-pressed="true">'
@@ -160,7 +160,7 @@ def _study(data: StudyData, report: Report) -> dict[str, Any]:
         series.append({"id": name, "name": series_name(name), "colour": colour, "shape": shape})
     return {
         "own": data.own_axis,
-        "axes": {axis: words for axis, (words, _, _) in AXES.items()},
+        "axes": {axis: words for axis, (words, _, _) in data.axes.items()},
         "series": series,
         "parts": PARTS,
         "columns": _COLUMNS,

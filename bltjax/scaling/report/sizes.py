@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from bltjax.scaling.fit import FittedLaw, Interval, IsoFLOP, Optimum
-from bltjax.scaling.plots import count_text, flops_text, mean_over_seeds, series_name, verdict
+from bltjax.scaling.plots import count_text, mean_over_seeds, series_name, verdict
 from bltjax.scaling.report.captions import N, NoData, caption, slug
 from bltjax.scaling.report.data import Row, StudyData
 from bltjax.scaling.report.laws import SeriesLaw
@@ -28,14 +28,15 @@ def bowls(data: StudyData, laws: Laws) -> list[Figure]:
         if not law.parabolas:
             reasons.append(f"{series_name(series)}: no budget has three sizes")
             continue
-        rows = data.of(series)
+        rows = data.counted(series)
         marks: list[Mark] = []
         budgets = sorted({row["budget"] for row in rows})
         for number, budget in enumerate(budgets):
             shade = 0.4 + 0.6 * (number + 1) / len(budgets)
             own = [row for row in rows if row["budget"] == budget]
             own.sort(key=lambda row: row["parameters_non_embedding"])
-            marks += _bowl(series, budget, own, law.parabolas.get(budget), SHAPES[number % len(SHAPES)], shade)
+            words = data.budget_text(budget)
+            marks += _bowl(series, words, own, law.parabolas.get(budget), SHAPES[number % len(SHAPES)], shade)
         what = (
             "Each mark is a run. Stars: vertex of a budget's parabola, drawn only where larger and smaller models were "
             "both worse; elsewhere the parabola is dotted and an arrow marks the bound."
@@ -49,10 +50,10 @@ def bowls(data: StudyData, laws: Laws) -> list[Figure]:
     return figures
 
 
-def _bowl(series: str, budget: float, rows: Sequence[Row], fit: IsoFLOP | None, shape: str, shade: float) -> list[Mark]:
+def _bowl(series: str, budget: str, rows: Sequence[Row], fit: IsoFLOP | None, shape: str, shade: float) -> list[Mark]:
     x = tuple(row["parameters_non_embedding"] for row in rows)
     y = tuple(row["heldout_bits_per_byte"] for row in rows)
-    label = f"{flops_text(budget)} FLOPs: {verdict(fit)}"
+    label = f"{budget}: {verdict(fit)}"
     runs = tuple(row["run"] for row in rows)
     marks = [Mark("runs", series, label, x, y, runs=runs, shade=shade, shape=shape)]
     if fit is None:
@@ -65,7 +66,7 @@ def _bowl(series: str, budget: float, rows: Sequence[Row], fit: IsoFLOP | None, 
     if fit.optimum is not None and fit.loss is not None:
         marks.append(
             Mark("optimum", series, "", (fit.optimum,), (fit.loss,), shade=shade,
-                 texts=(f"{flops_text(budget)} FLOPs: vertex at N {count_text(fit.optimum)}, {fit.loss:.4f} bits",))
+                 texts=(f"{budget}: vertex at N {count_text(fit.optimum)}, {fit.loss:.4f} bits",))
         )  # fmt: skip
     elif fit.bound is not None and fit.bound_size is not None:
         way: Direction = "left" if fit.bound == "at or below" else "right"
@@ -75,7 +76,7 @@ def _bowl(series: str, budget: float, rows: Sequence[Row], fit: IsoFLOP | None, 
         marks.append(
             Mark("bound", series, "", (fit.bound_size,), (loss,), direction=way, shade=shade,
                  runs=(end["run"],),
-                 texts=(f"{flops_text(budget)} FLOPs: best size {fit.bound} {count_text(fit.bound_size)}",))
+                 texts=(f"{budget}: best size {fit.bound} {count_text(fit.bound_size)}",))
         )  # fmt: skip
     return marks
 
@@ -149,7 +150,7 @@ def optimum_figures(data: StudyData, laws: Laws) -> list[Figure]:
                     Mark("interval", series, label, x, tuple(p.value or 1.0 for p in points),
                          tuple(p.low if p.draws else p.value for p in points),
                          tuple(p.high if p.draws else p.value for p in points),
-                         texts=tuple(f"at {flops_text(o.budget)} FLOPs: {o}" for o in own.optima))
+                         texts=tuple(f"at {data.budget_text(o.budget)}: {o}" for o in own.optima))
                 )  # fmt: skip
             for wanted in ("at or below", "at or above"):
                 ends = [bound for bound in own.bounds if bound[1] == wanted]
@@ -161,12 +162,14 @@ def optimum_figures(data: StudyData, laws: Laws) -> list[Figure]:
                 marks.append(
                     Mark("bound", series, "" if named else label, tuple(each[0] * aside for each in ends), y,
                          direction="down" if falls else "up",
-                         texts=tuple(f"at {flops_text(each[0])} FLOPs: {side} {count_text(v)}"
+                         texts=tuple(f"at {data.budget_text(each[0])}: {side} {count_text(v)}"
                                      for each, v in zip(ends, y, strict=True)))
                 )  # fmt: skip
                 named = True
         label = N if what == "size" else "bytes of text seen by the best size"
-        budget = Axis(f"budget, training FLOPs ({data.accounting} accounting)", "flops", log=True)
+        by_time = data.equal == "seconds"
+        words = "device seconds by the bench" if by_time else f"training FLOPs ({data.accounting} accounting)"
+        budget = Axis(f"budget, {words}", "seconds" if by_time else "flops", log=True)
         view = View("", budget, Axis(label, "count", log=True), tuple(marks), tuple(notes))
         said = (
             "Best size" if what == "size" else "Bytes that the best size sees"
@@ -197,8 +200,8 @@ def holdout(data: StudyData, laws: Laws) -> Figure:
         if found is None:
             notes.append(f"{series_name(series)}: {law.no_holdout}")
             continue
-        runs = [row for row in data.of(series) if row["budget"] == found.budget]
-        budgets.append(f"{flops_text(found.budget)} FLOPs, {found.beyond:.3g} times the largest fitted")
+        runs = [row for row in data.counted(series) if row["budget"] == found.budget]
+        budgets.append(f"{data.budget_text(found.budget)}, {found.beyond:.3g} times the largest fitted")
         name = found.estimator
         marks.append(
             Mark("runs", series, f"{series_name(series)}: rms {found.rms:.4f}, mean {found.mean:+.4f}", found.sizes,
@@ -238,8 +241,8 @@ def patch_maps(data: StudyData, laws: Laws) -> list[Figure]:
         y = Axis("mean patch, bytes", "number", names=tuple(f"{_patch(rows, name):.3g}" for name in patches))
         x = Axis(N, "count", names=tuple(count_text(size) for size in sizes))
         what = (
-            f"Held-out bits per byte (means over seeds) at {flops_text(budget)} training FLOPs; darker is worse, the "
-            "framed cell has the least. A least at the rim is a bound, no optimum."
+            f"Held-out bits per byte (means over seeds) at {data.budget_text(budget)} of training; darker is worse, "
+            "the framed cell has the least. A least at the rim is a bound, no optimum."
         )
         name = slug(f"patch_map_{family}", [figure.name for figure in figures])
         title = f"Patch size and model size: {series_name(names[0]).split(' of ')[0]}"

@@ -1,16 +1,17 @@
 """Figures over what was spent: losses and frontiers, gains over a baseline, equal inference, training curves."""
 
+import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 
-from bltjax.scaling.fit import Curve, compute_equivalent_gain, crossover
+from bltjax.scaling.fit import Curve, compute_equivalent_gain, crossover, measured_curve
 from bltjax.scaling.fit import frontier as hull
 from bltjax.scaling.plots import best_of_budgets, flops_text, series_name
 from bltjax.scaling.report.captions import NoData, caption
-from bltjax.scaling.report.data import AXES, Row, StudyData
+from bltjax.scaling.report.data import AXES, BY_BENCH, Row, StudyData
 from bltjax.scaling.report.laws import SeriesLaw, band
 from bltjax.scaling.report.marks import Axis, Figure, Mark, Scale, View
 
@@ -18,6 +19,7 @@ Laws = Mapping[str, SeriesLaw]
 
 BITS = "bits per byte, held-out documents"
 SCALES: Mapping[str, Scale] = {
+    "bench_seconds": "seconds",
     "flops_paper": "flops",
     "flops_full": "flops",
     "device_seconds": "seconds",
@@ -28,13 +30,13 @@ _GAINS = 9
 
 
 def x_axis(axis: str) -> Axis:
-    return Axis(AXES[axis][1], SCALES[axis], log=True)
+    return Axis({**AXES, **BY_BENCH}[axis][1], SCALES[axis], log=True)
 
 
 def run_marks(series: str, rows: Sequence[Row], axis: str, shade: float = 1.0) -> Mark:
     """The runs of a series."""
     return Mark(
-        "runs", series, series_name(series), tuple(row[AXES[axis][2]] for row in rows),
+        "runs", series, series_name(series), tuple(row[{**AXES, **BY_BENCH}[axis][2]] for row in rows),
         tuple(row["heldout_bits_per_byte"] for row in rows), runs=tuple(row["run"] for row in rows), shade=shade,
     )  # fmt: skip
 
@@ -60,7 +62,7 @@ def curve_marks(series: str, curve: Curve) -> list[Mark]:
 def bits_per_byte(data: StudyData, laws: Laws) -> Figure:
     """Every run, and the frontier of each series."""
     views = []
-    for axis in AXES:
+    for axis in data.axes:
         marks, notes = [], []
         for series, law in laws.items():
             try:
@@ -69,7 +71,7 @@ def bits_per_byte(data: StudyData, laws: Laws) -> Figure:
                 notes.append(f"{series_name(series)}: no frontier: {error}".rstrip(".") + ".")
                 best = best_of_budgets(data.of(series))
                 if axis == data.own_axis and len(best) > 1:
-                    x, y = [row["training_flops"] for row in best], [row["heldout_bits_per_byte"] for row in best]
+                    x, y = [row[data.axes[axis][2]] for row in best], [row["heldout_bits_per_byte"] for row in best]
                     own = hull(x, y)
                     marks.append(
                         Mark("line", series, "", tuple(x[i] for i in own), tuple(y[i] for i in own), line="dashed")
@@ -107,7 +109,7 @@ def gain(data: StudyData, laws: Laws) -> Figure:
     if len(laws) < 2:
         raise NoData("one series alone: there is nothing to compare it with")
     base, views, reasons = baseline(data), [], []
-    for axis in ("flops_paper", "flops_full", "device_seconds"):
+    for axis in (each for each in data.axes if each != "bytes_seen"):
         marks, notes = [], []
         for series, law in laws.items():
             if series == base:
@@ -167,14 +169,15 @@ def loss_curves(data: StudyData, laws: Laws) -> Figure:
         raise NoData("no metrics.jsonl of a run is there")
     views = []
     budgets = sorted({row["budget"] for row in data.rows})
-    for axis in AXES:
+    for axis in data.axes:
         marks, named = [], set()
         for row in data.rows:
             curve = data.curves.get(row["run"])
             if curve is None:
                 continue
             seen = np.array(curve.bytes_seen)
-            x = np.array(curve.seconds) if axis == "device_seconds" else seen * row[AXES[axis][2]] / row["bytes_seen"]
+            by_clock = axis == "device_seconds"
+            x = np.array(curve.seconds) if by_clock else seen * row[data.axes[axis][2]] / row["bytes_seen"]
             series = row["series"]
             label = "" if series in named else series_name(series)
             named.add(series)
@@ -195,10 +198,10 @@ def loss_curves(data: StudyData, laws: Laws) -> Figure:
 
 def inference_classes(data: StudyData) -> list[list[tuple[str, str, float]]]:
     """Models of several series that cost the same for each byte they read: (series, preset, forward FLOPs a byte)."""
-    column = f"forward_flops_per_byte_{data.own_axis.removeprefix('flops_')}"
+    column = f"forward_flops_per_byte_{data.flops_axis.removeprefix('flops_')}"
     cost: dict[tuple[str, str], float] = {}
     budgets: dict[tuple[str, str], set[float]] = {}
-    for row in data.rows:
+    for row in itertools.chain.from_iterable(map(data.counted, data.series)):
         key = row["series"], row["preset"]
         cost[key] = row[column]
         budgets.setdefault(key, set()).add(row["budget"])
@@ -213,6 +216,15 @@ def inference_classes(data: StudyData) -> list[list[tuple[str, str, float]]]:
     return classes
 
 
+def _curve_of(data: StudyData, law: SeriesLaw, preset: str, unit: Literal["flops", "bytes", "seconds"]) -> Curve:
+    """The curve of one model by its series' law; where there is none, as it was measured, without an interval."""
+    rows = data.counted(law.series)
+    if law.fit is not None:
+        return law.fit.at_size(next(r for r in rows if r["preset"] == preset)["parameters_non_embedding"], unit)
+    own = np.array([row["preset"] == preset for row in rows])
+    return measured_curve(law.points[data.own_axis].where(own), unit, draws=0)
+
+
 def fixed_inference(data: StudyData, laws: Laws) -> list[Figure]:
     """One figure for each class of models of equal inference FLOPs."""
     classes = inference_classes(data)
@@ -222,22 +234,23 @@ def fixed_inference(data: StudyData, laws: Laws) -> list[Figure]:
             f"{EQUAL_INFERENCE - 1:.0%}, each at two budgets"
         )
     units: tuple[tuple[str, Literal["flops", "bytes", "seconds"]], ...] = (
-        (data.own_axis, "flops"),
+        (data.flops_axis, "flops"),
         ("bytes_seen", "bytes"),
         ("device_seconds", "seconds"),
     )
+    if data.equal == "seconds":
+        units = (("bench_seconds", "seconds"), *units[:2])
     figures = []
     for number, members in enumerate(classes, start=1):
-        views = []
+        views, own = [], {series: laws[series] for series, _, _ in members}
+        if any(law.fit is None for law in own.values()):  # only curves of one kind are compared
+            own = {series: dataclasses.replace(law, fit=None) for series, law in own.items()}
         for axis, unit in units:
             marks, notes, curves = [], [], []
             for series, preset, _ in members:
-                rows = [row for row in data.of(series) if row["preset"] == preset]
-                fit = laws[series].fit
+                rows = [row for row in data.counted(series) if row["preset"] == preset]
                 try:
-                    if fit is None:
-                        raise ValueError(laws[series].why)
-                    curves.append(fit.at_size(rows[0]["parameters_non_embedding"], unit))
+                    curves.append(_curve_of(data, own[series], preset, unit))
                     marks += curve_marks(series, curves[-1])
                 except ValueError as error:
                     notes.append(f"{series_name(series)}: no curve: {error}".rstrip(".") + ".")
@@ -251,7 +264,9 @@ def fixed_inference(data: StudyData, laws: Laws) -> list[Figure]:
         costs = f"{flops_text(members[0][2])} forward FLOPs per byte"
         names = ", ".join(f"{preset} ({series_name(series)})" for series, preset, _ in members)
         what = f"Models of equal inference cost, {costs} to within {EQUAL_INFERENCE - 1:.0%}: {names}."
+        if any(law.fit is None for law in own.values()):
+            what += " Lines join means over seeds, without intervals: not every series has sizes enough for a law."
         figures.append(
-            Figure(f"fixed_inference_{number}", f"At equal inference: {costs}", caption(data, what, laws), tuple(views))
+            Figure(f"fixed_inference_{number}", f"At equal inference: {costs}", caption(data, what, own), tuple(views))
         )
     return figures

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from bltjax.scaling.fit import FittedLaw, Interval, crossover
 from bltjax.scaling.fit.fitted import HEADLINES
 from bltjax.scaling.fit.law import at_edge
-from bltjax.scaling.plots import Row, best_of_budgets, count_text, flops_text, series_name
+from bltjax.scaling.fit.vocabularies import swept
+from bltjax.scaling.plots import Row, best_of_budgets, count_text, flops_text, series_name, vocabularies_text
 from bltjax.scaling.report.data import StudyData
 from bltjax.scaling.report.laws import SeriesLaw
 from bltjax.scaling.report.sizes import optima_of
@@ -198,7 +199,7 @@ def _crossovers(data: StudyData, laws: Laws) -> Table:
         ))  # fmt: skip
     note = (
         "A crossover is given where the fitted frontiers cross once and 97.5 % of the bootstrap draws cross, within "
-        f"what both measured ({data.accounting} FLOPs)."
+        f"what both measured ({data.budgets_text})."
     )
     head = ("series", "crossover at", "draws that cross", "better at the low end", "at the high end", "range")
     return Table("crossovers", f"Where frontiers cross that of {series_name(base)}", head, tuple(rows), note)
@@ -208,21 +209,24 @@ def _best(data: StudyData) -> Table:
     best = {series: {row["budget"]: row for row in best_of_budgets(data.of(series))} for series in data.series}
     budgets = sorted({row["budget"] for row in data.rows})
     rows = tuple(
-        (series_name(series), *_best_cells(found.get(budget) for budget in budgets)) for series, found in best.items()
+        (series_name(series), *_best_cells((found.get(budget) for budget in budgets), series in swept(data.rows)))
+        for series, found in best.items()
     )
     note = (
-        "The least held-out bits per byte of the runs at each budget (means over seeds) with the size that has it, N "
-        f"without look-up tables; budgets in training FLOPs, {data.accounting}."
-    )
-    head = ("series", *(f"{flops_text(budget)} FLOPs" for budget in budgets))
+        "The least held-out bits per byte of the runs at each budget (means over seeds, each size at its best rate) "
+        "with the size that has it, N without look-up tables; "
+        f" budgets are {data.budgets_text}. {vocabularies_text(data.rows)}"
+    ).strip()
+    head = ("series", *(data.budget_text(budget) for budget in budgets))
     return Table("best", "The best run at each budget", head, rows, note)
 
 
-def _best_cells(rows: Iterable[Row | None]) -> list[str]:
-    return [
-        "-" if row is None else f"{row['heldout_bits_per_byte']:.4f} ({count_text(row['parameters_non_embedding'])})"
-        for row in rows
-    ]
+def _best_cells(rows: Iterable[Row | None], with_vocabulary: bool) -> list[str]:
+    def words(row: Row) -> str:
+        tokens = f", {row['vocabulary']:,.0f} tokens" if with_vocabulary else ""
+        return f"{row['heldout_bits_per_byte']:.4f} ({count_text(row['parameters_non_embedding'])}{tokens})"
+
+    return ["-" if row is None else words(row) for row in rows]
 
 
 def _runs(data: StudyData) -> Table:
@@ -232,12 +236,13 @@ def _runs(data: StudyData) -> Table:
             count_text(row["parameters_non_embedding"]), flops_text(row["training_flops_paper"]),
             flops_text(row["training_flops_full"]), f"{row['bytes_seen'] / 1e6:.2f}",
             "-" if row["epochs"] is None else f"{row['epochs']:.2f}", f"{row['bytes_per_unit']:.2f}",
-            f"{row['device_seconds']:.3g}", f"{row['heldout_bits_per_byte']:.4f}",
+            f"{row['device_seconds']:.3g}", "-" if row.get("peak_rate") is None else f"{row['peak_rate']:.3g}",
+            f"{row['heldout_bits_per_byte']:.4f}",
         )  # fmt: skip
 
     head = (
         "series", "preset", "seed", "budget", "N", "FLOPs paper", "FLOPs full", "MB seen", "epochs", "bytes a unit",
-        "device s", "bits per byte",
+        "device s", "rate", "bits per byte",
     )  # fmt: skip
     order = {series: number for number, series in enumerate(data.series)}
     rows = sorted(

@@ -139,7 +139,7 @@ def test_the_runs_of_a_study_are_clustered_by_the_trunks_that_they_left():
     columns_ = (points.size, points.bytes, points.loss, points.flops, points.budget, points.cluster)
     rest = {"series": "blt", "accounting": "paper-v1", "heldout_bytes": 9, "device_seconds": 1, "epochs": 1, "seed": 0}
     rows = [
-        {**rest, "run": f"run {number}", **dict(zip(names, values, strict=True))}
+        {**rest, "run": f"run {number}", "preset": f"blt-{number}", **dict(zip(names, values, strict=True))}
         for number, values in enumerate(zip(*columns_, strict=True))
     ]
     found = points_of(rows, own_table("blt"))

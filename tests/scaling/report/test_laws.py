@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from bltjax.scaling.report.data import AXES
+from bltjax.scaling.report.figures import make_figures
 from bltjax.scaling.report.laws import band, fit_series
 from bltjax.scaling.report.spending import x_axis
 
@@ -34,6 +35,33 @@ def test_a_band_is_of_the_draws(laws):
     assert (high >= curve.loss - 1e-9).all()
     assert (high - low).max() < 0.1
     assert band(dataclasses.replace(curve, draws=curve.draws[:0])) is None
+
+
+def test_budgets_of_seconds_give_the_same_law_over_seconds_by_the_bench(data, laws):
+    """A second buys 1e10 FLOPs, whatever the runs' own clocks said: every number is that of FLOPs, over seconds."""
+    changed = {"equal": "seconds", "device_seconds": 1.0}
+    rows = tuple({**row, **changed, "budget": row["budget"] / 1e10, "bench_seconds": row["training_flops"] / 1e10}
+                 for row in data.rows if row["series"] in ("byte", "token"))  # fmt: skip
+    timed = dataclasses.replace(data, rows=rows, manifests={})
+    assert timed.own_axis == "bench_seconds" and list(timed.axes) == ["bench_seconds", *AXES]
+    own, flops = fit_series(timed, "byte", draws=0), laws["byte"]
+    for seconds, other in zip(own.fit.optima(), flops.fit.optima(), strict=True):
+        assert seconds.budget == other.budget / 1e10 and seconds.size.value == pytest.approx(other.size.value)
+    curve = own.frontier("bench_seconds")
+    assert curve.x_label == "device seconds"
+    np.testing.assert_allclose(curve.x, flops.frontier("flops_paper").x / 1e10)
+    np.testing.assert_allclose(curve.loss, flops.frontier("flops_paper").loss)
+    assert own.frontier("flops_paper").x[-1] == pytest.approx(flops.frontier("flops_paper").x[-1])
+    assert own.holdout.rms == pytest.approx(flops.holdout.rms)
+    with pytest.raises(ValueError, match="no seconds of a bench"):
+        flops.frontier("bench_seconds")
+    figures = make_figures(timed, {"byte": own, "token": fit_series(timed, "token", draws=0)})
+    first = {figure.name: figure.views[0] for figure in figures.figures}
+    assert first["bits_per_byte"].axis == first["gain"].axis == "bench_seconds"
+    assert first["optimum_size"].x.label == "budget, device seconds by the bench"
+    words = " ".join(figure.caption for figure in figures.figures)
+    assert "Budgets are device seconds by a bench" in words and "Budgets are FLOPs" not in words
+    assert "100 device-seconds: " in " ".join(mark.label for mark in first["isoflop_byte"].marks)
 
 
 def test_what_cannot_be_fitted_says_why(data):

@@ -86,6 +86,13 @@ def test_models_of_equal_inference_are_found(data, laws):
     figure = fixed_inference(data, laws)[0]
     assert [view.axis for view in figure.views] == ["flops_paper", "bytes_seen", "device_seconds"]
     assert any("crossover" in note for note in figure.views[0].notes)
+    # A study of one size for each series has no law; its models are compared as they were measured.
+    without = fixed_inference(data, {series: dataclasses.replace(law, fit=None) for series, law in laws.items()})[0]
+    assert "Lines join means over seeds" in without.caption and "Lines join" not in figure.caption
+    (line, *_) = (mark for mark in without.views[0].marks if mark.kind == "line")
+    measured = {(row["training_flops"], row["heldout_bits_per_byte"]) for row in data.of(line.series)}
+    assert len(line.x) == 4 and set(zip(line.x, line.y, strict=True)) <= measured
+    assert any("crossover" in note and "no draws" in note for note in without.views[0].notes)
     one = dataclasses.replace(data, rows=tuple(data.of("byte")))
     with pytest.raises(NoData, match="no two series"):
         fixed_inference(one, laws)
