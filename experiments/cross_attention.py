@@ -29,11 +29,11 @@ The paper's 100 GB are --budgets 3e20.
 
 from pathlib import Path
 
-from bltjax.scaling.experiment import Settings, Studies, command_line, conclude, run_all, show_plan
+from bltjax.scaling.experiment import Settings, Studies, ablate, command_line
 from bltjax.scaling.variants import Variant
 
 BASELINE = "decoder-all_encoder-last"
-ARMS = {  # decoder, encoder, what patches begin to ask with
+ARMS = {  # layers of the decoder and of the encoder that have it, and what patches begin to ask with
     BASELINE: ("all", "last", "max"),
     "decoder-all_encoder-all": ("all", "all", "max"),
     "decoder-first_encoder-last": ("first", "last", "max"),
@@ -45,30 +45,20 @@ ARMS = {  # decoder, encoder, what patches begin to ask with
 
 def variants(preset: str, encoder_layers: int, decoder_layers: int) -> tuple[Variant, ...]:
     """The arms, all with as many layers."""
-    layers = {"encoder.layers": encoder_layers, "decoder.layers": decoder_layers}
-    usual = {"decoder": "all", "encoder": "last", "pooling": "max"}
-    found = []
-    for name, (decoder, encoder, pooling) in ARMS.items():
-        arm = {"decoder": decoder, "encoder": encoder, "pooling": pooling}
-        changed = {f"cross_attention.{key}": value for key, value in arm.items() if value != usual[key]}
-        found.append(Variant(name, preset, {**layers, **changed}))
-    return tuple(found)
+    names = ("decoder.layers", "encoder.layers", *(f"cross_attention.{n}" for n in ("decoder", "encoder", "pooling")))
+    return tuple(
+        Variant.having(arm, preset, dict(zip(names, (decoder_layers, encoder_layers, *values), strict=True)))
+        for arm, values in ARMS.items()
+    )
 
 
 def studies(settings: Settings) -> Studies:
-    return {
-        "": settings.study(
-            {"variants": variants("blt-cpu-1", 2, 2), "budgets": (2e11,)},
-            {"variants": variants("blt-1b", 3, 7)},
-        )
-    }
+    cpu = {"variants": variants("blt-cpu-1", 2, 2), "budgets": (2e11,)}
+    return {"": settings.study(cpu, {"variants": variants("blt-1b", 3, 7)})}
 
 
 def main(settings: Settings) -> None:
-    if settings.plan:
-        return show_plan(studies(settings))
-    rows = run_all(studies(settings), settings)
-    conclude(studies(settings), settings, rows, BASELINE, "Cross-attention, by the layers that have it")
+    ablate(settings, studies(settings), BASELINE, "Cross-attention, by the layers that have it")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import tyro
 
@@ -108,6 +108,18 @@ def conclude(
     say(f"\n{comparison_table(found)}\n\nTables and figures: {settings.out}")
 
 
+def ablate(
+    settings: Settings, studies: Studies, baseline: str, title: str, arm: Callable[[Row], str] = arm_of
+) -> list[Row]:
+    """Runs studies and compares their arms with the baseline; with settings.plan it only prints the runs."""
+    if settings.plan:
+        show_plan(studies)
+        return []
+    rows = run_all(studies, settings)
+    conclude(studies, settings, rows, baseline, title, arm)
+    return rows
+
+
 def show_plan(studies: Studies) -> None:
     """Prints the runs of studies; nothing is made."""
     for name, study in studies.items():
@@ -117,10 +129,13 @@ def show_plan(studies: Studies) -> None:
         say(f"{plan_table([plan for plan in plans if plan.seed == study.seeds[0]])}\n")
 
 
-def command_line(settings: Settings, description: str | None, main: Callable[[Settings], None]) -> None:
+Asked = TypeVar("Asked", bound=Settings)
+
+
+def command_line(settings: Asked, description: str | None, main: Callable[[Asked], None]) -> None:
     """Runs an experiment by its command line; whatever ends it other than a fault of the program is one line."""
     try:
-        main(tyro.cli(Settings, default=settings, description=description))
+        main(tyro.cli(type(settings), default=settings, description=description))
     except Stopped as stopped:
         sys.exit(str(stopped))
     except KeyboardInterrupt:

@@ -55,7 +55,8 @@ class RowFacts:
             corpus_bytes=total,
             positions=positions,
             mean_row_bytes=source.mean_row_bytes,
-            unit_bytes=1.0 if is_bytes else total / int(source.rows.used.sum()),
+            # At least 1: where patches are single bytes, those of BOS and EOS alone hold none.
+            unit_bytes=1.0 if is_bytes else max(1.0, total / int(source.rows.used.sum())),
             byte_fill=total / (rows * positions),
             slot_fill=source.rows.fill()[1],
         )

@@ -38,8 +38,8 @@ FAMILY_NAMES = {
     "blt-bpe": "BLT, BPE patches",
 }
 _FAMILY_STYLE: dict[Any, Any] = {"blt": ("#D55E00", "o"), "byte": ("#0072B2", "s"), "token": ("#009E73", "^")}
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "bltjax",  # ids in an SVG are otherwise random
     "svg.fonttype": "none",
@@ -71,8 +71,8 @@ def series_style(series: str, all_series: Sequence[str]) -> tuple[str, str]:
     if series in _FAMILY_STYLE:
         return _FAMILY_STYLE[series]
     taken = [_FAMILY_STYLE[each] for each in all_series if each in _FAMILY_STYLE]
-    colours = [colour for colour in _COLOURS if colour not in {own for own, _ in taken}]
-    markers = [marker for marker in _MARKERS if marker not in {own for _, own in taken}]
+    colours = [colour for colour in COLOURS if colour not in {own for own, _ in taken}]
+    markers = [marker for marker in MARKERS if marker not in {own for _, own in taken}]
     index = [each for each in all_series if each not in _FAMILY_STYLE].index(series)
     return colours[index % len(colours)], markers[(index + index // len(colours)) % len(markers)]
 
@@ -270,16 +270,16 @@ def isoflop_figure(rows: Sequence[Row], caption: str) -> Figure:
         figure, (axes,) = new_figure(caption)
         for index, budget in enumerate(sorted({row["budget"] for row in rows})):
             own = sorted((r for r in rows if r["budget"] == budget), key=lambda r: r["parameters_non_embedding"])
-            colour = _COLOURS[index % len(_COLOURS)]
+            colour = COLOURS[index % len(COLOURS)]
             x, y = [r["parameters_non_embedding"] for r in own], [r["heldout_bits_per_byte"] for r in own]
             fit = fits.get(budget)
             pale = [r for r in everything if r["budget"] == budget and r not in own]
             axes.plot(
                 [r["parameters_non_embedding"] for r in pale], [r["heldout_bits_per_byte"] for r in pale], linestyle="",
-                marker=_MARKERS[index % len(_MARKERS)], color=colour, markersize=4, alpha=0.3, markeredgewidth=0,
+                marker=MARKERS[index % len(MARKERS)], color=colour, markersize=4, alpha=0.3, markeredgewidth=0,
             )  # fmt: skip
             axes.plot(
-                x, y, linestyle="", marker=_MARKERS[index % len(_MARKERS)], color=colour, markersize=6,
+                x, y, linestyle="", marker=MARKERS[index % len(MARKERS)], color=colour, markersize=6,
                 label=f"{budget_text(budget, equal_of(rows))}: {verdict(fit)}",
             )  # fmt: skip
             if fit is not None:

@@ -19,6 +19,7 @@ class Variant:
       name: what it is called after the preset: letters, digits, dots, dashes and underscores.
       preset: a name, as of `Study.preset`.
       changes: dotted paths into the model's configuration and their new values, as JSON has them: {"hash.sizes": []}.
+        Without any it is the preset, by another name.
       patch_size: mean bytes per patch (or length, of blt-strided) for this variant alone; None: those of the study.
     """
 
@@ -30,15 +31,20 @@ class Variant:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9._-]+", self.name):
             raise ValueError(f"variant {self.name!r}: name it in letters, digits, dots, dashes and underscores.")
-        before = to_dict(named(self.preset)[1])
-        after = to_dict(self.model())
-        changed = {path for path in self.changes if _value(before, path) != _value(after, path)}
-        idle = [path for path in self.changes if path not in changed]
         if self.patch_size is not None:
             sized(rule_of(self.preset), self.patch_size)
-        if idle or not (changed or self.patch_size is not None):
-            what = f"{idle[0]}={self.changes[idle[0]]!r} is what the preset has" if idle else "it changes nothing"
-            raise ValueError(f"variant {self.full_name}: {what}; leave it out.")
+        before, after = to_dict(named(self.preset)[1]), to_dict(self.model())
+        for path, value in self.changes.items():
+            if _value(before, path) == _value(after, path):
+                raise ValueError(f"variant {self.full_name}: {path}={value!r} is what the preset has; leave it out.")
+
+    @classmethod
+    def having(cls, name: str, preset: str, values: Mapping[str, Any]) -> "Variant":
+        """A preset with such values; only those that it does not have already are changes."""
+        before = to_dict(named(preset)[1])
+        plain = {path: list(value) if isinstance(value, tuple) else value for path, value in values.items()}
+        changes = {path: value for path, value in plain.items() if _value(before, path) != value}
+        return cls(name, preset, changes)
 
     @property
     def full_name(self) -> str:
@@ -65,6 +71,9 @@ class Variant:
 
 
 def _value(values: Any, path: str) -> Any:
+    """What lies at a path; of a path that is not there the path itself, which no field has."""
     for key in path.split("."):
+        if not isinstance(values, dict) or key not in values:
+            return path
         values = values[key]
     return values

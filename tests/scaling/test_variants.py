@@ -32,7 +32,6 @@ def test_a_variant_is_its_preset_but_for_what_is_changed():
         ("a", "blt-tiny", {"decoder.width": 24}, "decoder.width=24: must equal encoder's"),
         ("a", "blt-tiny", {"hash.buckets.x": 1}, "buckets holds no fields"),
         ("a", "blt-tiny", {"hash.buckets": 101}, "hash.buckets=101 is what the preset has"),
-        ("a", "blt-tiny", {}, "changes nothing"),
         ("a b", "blt-tiny", {"hash.buckets": 7}, "'a b'"),
         ("a", "blt-tine", {"hash.buckets": 7}, "blt-tiny"),
     ],
@@ -40,6 +39,14 @@ def test_a_variant_is_its_preset_but_for_what_is_changed():
 def test_what_is_no_variant_is_refused_by_name(name, base, changes, named):
     with pytest.raises(ValueError, match=re.escape(named)):
         Variant(name, base, changes)
+
+
+def test_values_that_the_preset_has_are_no_changes():
+    found = Variant.having("a", "blt-tiny", {"hash.buckets": 101, "hash.sizes": (3,), "decoder.layers": 2})
+    assert found == Variant("a", "blt-tiny", {"hash.sizes": [3], "decoder.layers": 2})
+    assert Variant.having("a", "blt-tiny", {}).model() == preset("blt-tiny")
+    with pytest.raises(ValueError, match="nearest are: buckets"):
+        Variant.having("a", "blt-tiny", {"hash.bucket": 7})
 
 
 def test_variants_are_models_of_a_study_and_series_of_their_own():
