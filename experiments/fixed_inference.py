@@ -4,13 +4,14 @@
 
 (BLT paper, Figure 1 and Table 2.) A class is what a byte costs the token model in a forward pass, its tokens as
 measured. At each patch size a BLT with the same local models gets the global model that costs the same to within 2 %
-(`bltjax.scaling.classes`: larger patches, larger model), and a flat byte model is tried as well. All are trained at
-four budgets each, from one trunk (docs/schedules.md), and scored on the same held-out documents.
+(docs/comparing.md), and a flat byte model is tried as well. All are trained at four budgets each, from one trunk.
 
-Takes TIME on 2 cores with one seed. One seed gives no interval: for a crossover with one, at least six are needed,
-`--seeds 0 1 2 3 4 5`, which take six times as long.
+Takes 13 minutes on 2 quiet cores, by the speeds in results/isoflop/table.csv; with other programs on them it took some
+times as long. One seed gives no interval: that takes six at least, `--seeds 0 1 2 3 4 5`, and six times as long.
 
-Expected: EXPECTED
+Expected (results/fixed_inference, one seed): none in range. Tokens stay ahead, by .12 to .15 bits per byte at 2e11
+FLOPs and .09 to .11 at 1.2e12, where they have seen 96 bytes a parameter. Patches of 6 and 8 bytes with their larger
+global models are .02 to .04 ahead of 4.5; flat bytes are .2 to .5 behind tokens.
 
 It leaves in runs/fixed_inference (or --out) what every study does, and
 
