@@ -3,9 +3,9 @@
     pip download --no-deps --no-binary Django 'Django==5.2.*' && tar xf django-5.2.*.tar.gz
     python experiments/cross_attention.py --corpus 'django-5.2.*/docs/**/*.txt'
 
-takes about 10 minutes on 2 quiet cores, by the speeds in results/isoflop/table.csv; beside other programs it took 34 (18
-runs: the six rows of the table by three seeds, 2e11 FLOPs each, about 0.6 MB);
-without --corpus it reads the standard library of the running Python. Cross-attention is in all layers of the decoder or
+takes about 10 minutes on 2 quiet cores, by the speeds in results/isoflop/table.csv; beside other programs it took 34
+(18 runs: the six rows of the table by three seeds, 2e11 FLOPs each, about 0.6 MB). Without --corpus it reads the
+standard library of the running Python. Cross-attention is in all layers of the decoder or
 in the first, in all of the encoder or in the last; patches begin to ask with what their bytes pool to, or with learned
 queries. Without any, patches are what their bytes pool to, and a projection of its patch is added to each byte. Every
 model here has two layers in both local models, so that "all" is not "last". The table compares after 100 GB; here it is
