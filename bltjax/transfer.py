@@ -57,7 +57,7 @@ _CROSS = r"(?:encoder|decoder)/cross_attention"
 # By path: what a parameter is, and how many of its axes (after that of layers) are summed over.
 RULES: Sequence[tuple[str, Role, int]] = (
     (r"(?:(?:byte|global|local|hash|position)_)?embedding/table", "table", 1),
-    (r"(?:global|local)_pad/table", "table", 1),
+    (r"(?:(?:global|local)_pad|encoder/first_query)/table", "table", 1),
     (rf"(?:{_STACK}/attention|{_CROSS})/query/kernel", "query", 1),
     (rf"(?:{_STACK}/attention|{_CROSS})/(?:key|value)/kernel", "inner", 1),
     (rf"(?:{_STACK}/attention|{_CROSS})/out/kernel", "last", 2),

@@ -65,7 +65,7 @@ def test_some_guesses_hold_and_spare_the_global_model_steps():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "ahead"), list(zip(CASES, (1, 6, 2, 4, 6, 1), strict=True)))
+@pytest.mark.parametrize(("name", "ahead"), list(zip(CASES, (1, 6, 2, 4, 6, 3, 5, 1), strict=True)))
 def test_what_is_drawn_is_the_same_with_every_model_and_rule(name, ahead):
     for seed in (4, 5):
         compare(name, ahead, seed)
