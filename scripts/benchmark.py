@@ -11,7 +11,8 @@ Takes about 20 minutes on 2 cores; `--quick` leaves out 24,576 bytes.
     python scripts/benchmark.py --device gpu --peer-python PYTHON_WITH_CUDA --out benchmark_gpu.md
 
 takes other rows, on the first GPU, both sides there and in the same precision: `tf32` is what JAX makes of float32 on a
-GPU unless told otherwise, and torch only if it is told. Memory is then the GPU's, at its peak. 6 minutes on an H100.
+GPU unless told otherwise, and torch only if it is told. Memory is then the GPU's, at its peak. On an H100 it
+takes more than 7 minutes.
 """
 
 import dataclasses

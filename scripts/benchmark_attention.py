@@ -2,7 +2,9 @@
 
     python scripts/benchmark_attention.py
 
-takes a minute on an H100. Each row is one call of `bltjax.attention` in bfloat16, forward alone and with its backward
+takes more than a minute on an H100, most of it compiling.
+
+Each row is one call of `bltjax.attention` in bfloat16, forward alone and with its backward
 pass; `off` is the largest difference of output and gradients from the reference in float32, over the largest value.
 On a CPU there is the reference alone, on an NVIDIA GPU cuDNN's kernel beside it, on a TPU splash.
 """
