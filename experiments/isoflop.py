@@ -37,11 +37,8 @@ On an accelerator it is the same command with the names of larger presets, for i
         --entropy-bytes 1e9 --heldout-bytes 10000000 --stride-bytes 4096 --peak-rates 6e-3 --out runs/a
 """
 
-import sys
-
-import tyro
-
-from bltjax.runtime import Stopped, keep_compiled
+from bltjax.runtime import keep_compiled
+from bltjax.scaling.experiment import command_line
 from bltjax.scaling.study import Study
 from bltjax.scaling.sweep import claim, run_study, summary
 
@@ -59,11 +56,4 @@ def main(study: Study) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Study, description=__doc__))
-    except Stopped as stopped:
-        sys.exit(str(stopped))
-    except KeyboardInterrupt:
-        sys.exit("interrupted: the same command goes on from here.")
-    except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
+    command_line(Study(), __doc__, main)

@@ -34,18 +34,17 @@ On an accelerator it is the same command with larger sizes, which have to be a f
 """
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
-import tyro
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from bltjax.runtime import Stopped, keep_compiled
+from bltjax.runtime import keep_compiled
+from bltjax.scaling.experiment import command_line
 from bltjax.scaling.inputs import Inputs
 from bltjax.scaling.plan import plan_table
 from bltjax.scaling.plots import STYLE, flops_text, save, series_name
@@ -168,11 +167,4 @@ def say(message: str) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Study, default=DEFAULT, description=__doc__))
-    except Stopped as stopped:
-        sys.exit(str(stopped))
-    except KeyboardInterrupt:
-        sys.exit("interrupted: the same command goes on from here.")
-    except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
+    command_line(DEFAULT, __doc__, main)

@@ -129,11 +129,15 @@ def show_plan(studies: Studies) -> None:
         say(f"{plan_table([plan for plan in plans if plan.seed == study.seeds[0]])}\n")
 
 
-Asked = TypeVar("Asked", bound=Settings)
+Asked = TypeVar("Asked")
 
 
 def command_line(settings: Asked, description: str | None, main: Callable[[Asked], None]) -> None:
-    """Runs an experiment by its command line; whatever ends it other than a fault of the program is one line."""
+    """Runs an experiment by its command line; whatever ends it other than a fault of the program is one line.
+
+    Args:
+      settings: the defaults of the flags: `Settings` of the experiment, or a `Study`.
+    """
     try:
         main(tyro.cli(type(settings), default=settings, description=description))
     except Stopped as stopped:
