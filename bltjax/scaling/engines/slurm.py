@@ -2,8 +2,12 @@
 
 import dataclasses
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from bltjax.scaling.jobs import Outcome, Task
@@ -11,7 +15,32 @@ from bltjax.scaling.jobs import Outcome, Task
 
 @dataclasses.dataclass(frozen=True)
 class Requeued(Task):
-    """A job that Slurm puts back into its queue, by submitit, when its time is up or another job takes its place."""
+    """A job that Slurm puts back into its queue, by submitit, when its time is up or another job takes its place.
+
+    A run that trains saves its state first, so that it goes on from there.
+    """
+
+    def __call__(self) -> Outcome:
+        number = signal.Signals[f"SIG{_submitit().JobEnvironment.USR_SIG}"]
+        requeue, idle = signal.getsignal(number), signal.getsignal(signal.SIGTERM)
+        asked = False
+
+        def make_room(number: int, frame: FrameType | None) -> None:
+            nonlocal asked
+            asked = True
+            if signal.getsignal(signal.SIGTERM) is idle:
+                _leave(requeue, number)
+            else:  # training heeds it: see runtime.stop_on_signals
+                signal.raise_signal(signal.SIGTERM)
+
+        signal.signal(number, make_room)
+        try:
+            outcome = super().__call__()
+        finally:
+            signal.signal(number, requeue)
+        if asked and outcome.state == "stopped":
+            _leave(requeue, number)
+        return outcome
 
     def checkpoint(self) -> Any:
         """What is queued again: the same; it goes on from the last checkpoint."""
@@ -74,6 +103,21 @@ def outcomes(tasks: Sequence[Task], jobs: Sequence[Any]) -> Iterator[Outcome]:
             yield job.result()
         else:
             yield Outcome(task.job, "crashed", f"job {job.job_id}: {str(error).strip().splitlines()[0]}")
+
+
+def _leave(requeue: Callable[[int, FrameType | None], Any] | int | None, number: int) -> None:
+    """Has submitit put the job back into the queue, and ends this process as submitit asks for.
+
+    At once, since an exception that comes up within a callback, such as JAX's of the garbage collector, is dropped.
+    """
+    if not callable(requeue):
+        raise RuntimeError(f"submitit does not wait for signal {number}: start the job with submitit.")
+    try:
+        requeue(number, None)
+    except SystemExit as end:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code if isinstance(end.code, int) else 1)
 
 
 def _submitit() -> Any:
