@@ -7,7 +7,8 @@
 
 The model is the folder of a run of scripts/train.py or of a study, of any family, or a Hugging Face checkpoint of
 `BltForCausalLM`. The documents are the held-out ones of the run's own corpus, or of --corpus, or given files (NAME=PATH
-names a source; what is not named is called by its path).
+names a source; what is not named is called by its path). They are summed up by source, and by script: that of most of
+a document's letters.
 
 Each document is scored alone, in windows of --context-bytes positions, of which BOS is one. The first window scores all
 that it holds; each later one ends --stride-bytes further on and scores what is new. So every byte is scored exactly
@@ -25,9 +26,9 @@ import json
 import math
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -37,6 +38,7 @@ from bltjax.data.corpus import Corpus, Documents
 from bltjax.data.pipeline import heldout_batches
 from bltjax.data.slices import Given
 from bltjax.data.stream import read_entropies
+from bltjax.data.writing import NO_LETTERS, writing_system
 from bltjax.evaluate import Reader, Score, evaluate_documents
 from bltjax.generate import Source
 from bltjax.metrics import replace_file
@@ -173,28 +175,37 @@ class Scored:
 
     name: str
     source: str
+    script: str
     score: Score
 
     def row(self) -> dict[str, Any]:
         """As a row of a file."""
         costs = dataclasses.asdict(self.score)
-        return {"name": self.name, "source": self.source, **costs, "bits_per_byte": self.score.bits_per_byte}
+        about = {"name": self.name, "source": self.source, "script": self.script}
+        return {**about, **costs, "bits_per_byte": self.score.bits_per_byte}
 
 
-def by_source(scored: Sequence[Scored]) -> dict[str, list[Score]]:
-    """The scores of each source, in the order in which sources first come."""
+def grouped(scored: Sequence[Scored], by: Literal["source", "script"]) -> dict[str, list[Score]]:
+    """The scores of each source, or each script, in the order in which they first come."""
     found: dict[str, list[Score]] = {}
     for one in scored:
-        found.setdefault(one.source, []).append(one.score)
+        found.setdefault(getattr(one, by), []).append(one.score)
     return found
 
 
+def totals(groups: Mapping[str, Sequence[Score]]) -> dict[str, Any]:
+    """The sums of each group, as JSON values."""
+    return {name: dataclasses.asdict(Score.total(scores)) for name, scores in groups.items()}
+
+
 def table(scored: Sequence[Scored], each: bool) -> str:
-    """Bits per byte of each document, if they are wanted, of each source, and of all documents."""
+    """Bits per byte of each document, if they are wanted, of each source and script, and of all documents."""
     groups = [(one.name, [one.score]) for one in scored] if each else []
-    of_sources = by_source(scored)
+    of_sources, of_scripts = grouped(scored, "source"), grouped(scored, "script")
     groups += of_sources.items()
-    if len(of_sources) > 1:
+    if len(of_scripts) > 1:
+        groups += [(f"in {script}" if script != NO_LETTERS else script, own) for script, own in of_scripts.items()]
+    if len(of_sources) > 1 or len(of_scripts) > 1:
         groups.append(("all", [one.score for one in scored]))
     width = max(len(name) for name, _ in groups)
     lines = [f"{'':<{width}}{'documents':>11}{'bytes':>15}{'bits/byte':>11}{'median':>9}{'EOS':>8}"]
@@ -205,6 +216,8 @@ def table(scored: Sequence[Scored], each: bool) -> str:
         numbers = f"{len(scores):>11,}{total.bytes:>15,}{total.bits_per_byte:>11.4f}{middle:>9.3f}{end:>8.2f}"
         lines.append(f"{name:<{width}}{numbers}")
     lines.append("median: of the documents' bits per byte; EOS: bits for the end of a document, in no other column")
+    if len(of_scripts) > 1:
+        lines.append("in ...: documents most of whose letters are of that script")
     return "\n".join(lines)
 
 
@@ -223,7 +236,10 @@ def score(arguments: Arguments, trained: Source) -> None:
     batches.verify()
     scores = evaluate_documents(trained.config, trained.params, batches, mesh=mesh)
     numbers: list[int] = batches.documents.tolist()
-    scored = [Scored(text.names[i], text.sources[i], one) for i, one in zip(numbers, scores, strict=True)]
+    scored = [
+        Scored(text.names[i], text.sources[i], writing_system(text.documents[i].tobytes()), one)
+        for i, one in zip(numbers, scores, strict=True)
+    ]
     print(table(scored, arguments.documents))
     print(f"windows of {length:,} positions, {stride:,} apart: each byte once, after {length - stride:,} or more")
     rows = [one.row() for one in scored]
@@ -236,7 +252,8 @@ def score(arguments: Arguments, trained: Source) -> None:
             "windows": batches.description,
             "bits_per_byte": total.bits_per_byte,
             "sums": dataclasses.asdict(total),
-            "sources": {name: dataclasses.asdict(Score.total(group)) for name, group in by_source(scored).items()},
+            "sources": totals(grouped(scored, "source")),
+            "scripts": totals(grouped(scored, "script")),
             "documents": rows,
         }
         replace_file(arguments.json, json.dumps(found, indent=1).encode())

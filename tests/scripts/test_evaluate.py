@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import math
 import re
 import runpy
 import shutil
@@ -119,6 +120,22 @@ def test_documents_and_sources_add_up_to_the_whole(runs, tmp_path, capsys, monke
         rows = list(csv.DictReader(file))
     assert [{key: str(value) for key, value in one.items()} for one in found["documents"]] == rows
     assert found["windows"]["stride_bytes"] == 16 and found["text"]["fingerprint"] == corpus.fingerprint
+
+
+def test_documents_are_summed_up_by_their_script(runs, tmp_path, capsys, monkeypatch):
+    texts = {"a.txt": "plain words", "b.txt": "ещё несколько слов", "c.txt": "more plain words", "d.txt": "1 + 1"}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    found = scored(capsys, monkeypatch, tmp_path, runs / "byte", "--files", f"all={tmp_path}/?.txt")
+    assert [one["script"] for one in found["documents"]] == ["Latin", "Cyrillic", "Latin", "no letters"]
+    sizes = {name: sums["bytes"] for name, sums in found["scripts"].items()}
+    assert sizes == {"Latin": 27, "Cyrillic": len(texts["b.txt"].encode()), "no letters": 5}
+    assert math.fsum(sums["byte_nats"] for sums in found["scripts"].values()) == pytest.approx(
+        found["sums"]["byte_nats"], rel=1e-12
+    )
+    printed = run(capsys, monkeypatch, runs / "byte", "--files", f"all={tmp_path}/?.txt")
+    for words in ("\nin Latin ", "\nin Cyrillic ", "\nno letters ", "\nall "):
+        assert words in printed
 
 
 def test_the_table_has_a_row_for_each_source_and_each_document_that_is_wanted(runs, capsys, monkeypatch):

@@ -11,7 +11,7 @@ from bltjax.scaling.fit.best import best_of_rates
 from bltjax.scaling.fit.columns import Columns, own_table, points_of, read_points, read_table
 from bltjax.scaling.fit.cost import Cost
 from bltjax.scaling.fit.curve import Curve
-from bltjax.scaling.fit.estimators import SideBySide, fit_law, side_by_side
+from bltjax.scaling.fit.estimators import METHODS, Method, SideBySide, fit_law, side_by_side
 from bltjax.scaling.fit.fitted import FittedLaw
 from bltjax.scaling.fit.gain import Crossover, Gain, compute_equivalent_gain, crossover
 from bltjax.scaling.fit.holdout import Holdout, hold_out_largest
@@ -25,6 +25,7 @@ from bltjax.scaling.fit.points import SIZES, About, Points, from_manifests
 from bltjax.scaling.fit.resample import Interval
 
 __all__ = [
+    "METHODS",
     "SIZES",
     "About",
     "Columns",
@@ -38,6 +39,7 @@ __all__ = [
     "Interval",
     "IsoFLOP",
     "Law",
+    "Method",
     "Optimum",
     "Points",
     "SideBySide",

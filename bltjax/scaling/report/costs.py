@@ -92,22 +92,39 @@ def by_source(data: StudyData, laws: Laws) -> Figure:
             "no run was scored by source; scripts/evaluate.py RUN --json RUN/scores.json does it, for a corpus with "
             "named sources or given --files NAME=PATH"
         )
-    names = tuple(dict.fromkeys(name for found in data.sources.values() for name in found))
+    view, what = _of_groups(data, data.sources, "source")
+    return Figure("by_source", "Bits per byte by source of the text", caption(data, what), (view,))
+
+
+def by_script(data: StudyData, laws: Laws) -> Figure:
+    """The same by script, where documents were scored in more than one."""
+    if not data.scripts:
+        raise NoData("no run was scored by script; scripts/evaluate.py RUN --json RUN/scores.json does it")
+    names = {name for found in data.scripts.values() for name in found}
+    if len(names) == 1:
+        raise NoData(f"all documents that were scored are of one script: {names.pop()}")
+    view, what = _of_groups(data, data.scripts, "script")
+    what += " A document's script is that of most of its letters. Bits per byte do not compare scripts: their letters "
+    what += "take from one to three bytes."
+    return Figure("by_script", "Bits per byte by script of the text", caption(data, what), (view,))
+
+
+def _of_groups(data: StudyData, scores: Mapping[str, Mapping[str, float]], by: str) -> tuple[View, str]:
+    names = tuple(dict.fromkeys(name for found in scores.values() for name in found))
     marks = []
     for series in data.series:
-        rows = [row for row in data.of(series) if row["run"] in data.sources]
+        rows = [row for row in data.of(series) if row["run"] in scores]
         if not rows:
             continue
         largest = max(row["budget"] for row in rows)
         best = min((r for r in rows if r["budget"] == largest), key=lambda row: row["heldout_bits_per_byte"])
-        found = data.sources[best["run"]]
+        found = scores[best["run"]]
         own = [name for name in names if name in found]
-        label = f"{series_name(series)}: {best['preset']} at {flops_text(largest)} FLOPs"
+        label = f"{series_name(series)}: {best['preset']} at {data.budget_text(largest)}"
         marks.append(
             Mark("runs", series, label, tuple(found[name] for name in own),
                  tuple(float(names.index(name)) for name in own), runs=(best["run"],) * len(own),
                  texts=tuple(f"{name}: {found[name]:.4f} bits per byte" for name in own))
         )  # fmt: skip
-    what = "The best run of each series at the largest budget that was scored by source."
-    view = View("", Axis(BITS, "number"), Axis("", "number", names=names), tuple(marks))
-    return Figure("by_source", "Bits per byte by source of the text", caption(data, what), (view,))
+    what = f"The best run of each series at the largest budget that was scored by {by}."
+    return View("", Axis(BITS, "number"), Axis("", "number", names=names), tuple(marks)), what

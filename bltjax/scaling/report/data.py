@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bltjax.flops import ACCOUNTING_VERSIONS
 from bltjax.scaling.fit import best_of_rates, read_table
@@ -62,6 +62,7 @@ class StudyData:
       manifests: of runs whose folders are there, by run.
       curves: of the same runs.
       sources: bits per byte by source of runs that `scripts/evaluate.py --json RUN/scores.json` has scored.
+      scripts: by script of the same runs, such as Latin or Han.
       notes: what a reader should know of what was found.
     """
 
@@ -71,6 +72,7 @@ class StudyData:
     manifests: Mapping[str, Json]
     curves: Mapping[str, LossCurve]
     sources: Mapping[str, Mapping[str, float]]
+    scripts: Mapping[str, Mapping[str, float]]
     notes: tuple[str, ...]
 
     @property
@@ -171,7 +173,8 @@ def read_study(folder: Path) -> StudyData:
         rows=tuple(sorted(rows, key=lambda row: ids.index(row["run"]))),
         manifests=manifests,
         curves={run: curve for run in manifests if (curve := read_curve(found[run][0] / "metrics.jsonl")) is not None},
-        sources={run: found_s for run in manifests if (found_s := read_sources(found[run][0] / "scores.json"))},
+        sources={run: own for run in manifests if (own := read_scores(found[run][0] / "scores.json", "sources"))},
+        scripts={run: own for run in manifests if (own := read_scores(found[run][0] / "scores.json", "scripts"))},
         notes=tuple(notes),
     )
 
@@ -230,11 +233,11 @@ def read_curve(path: Path) -> LossCurve | None:
     )
 
 
-def read_sources(path: Path) -> dict[str, float]:
-    """Bits per byte of each source in what scripts/evaluate.py wrote; nothing where it has not."""
+def read_scores(path: Path, by: Literal["sources", "scripts"]) -> dict[str, float]:
+    """Bits per byte of each source or script in what scripts/evaluate.py wrote; nothing where it has not."""
     if not path.exists():
         return {}
-    sums: Mapping[str, Any] = read_json(path)["sources"]
+    sums: Mapping[str, Any] = read_json(path).get(by, {})
     return {name: each["byte_nats"] / math.log(2) / each["bytes"] for name, each in sums.items() if each["bytes"]}
 
 

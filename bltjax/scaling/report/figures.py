@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from bltjax.scaling.report.captions import NoData
-from bltjax.scaling.report.costs import by_source, flops_by_part
+from bltjax.scaling.report.costs import by_script, by_source, flops_by_part
 from bltjax.scaling.report.data import StudyData
 from bltjax.scaling.report.laws import SeriesLaw
 from bltjax.scaling.report.marks import Figure, Report
@@ -21,6 +21,7 @@ MAKERS: Mapping[str, Maker] = {
     "Patch size and model size at one budget": patch_maps,
     "The largest budget held out": holdout,
     "Bits per byte by source of the text": by_source,
+    "Bits per byte by script of the text": by_script,
     "Where the FLOPs go": flops_by_part,
     "Training losses": loss_curves,
 }

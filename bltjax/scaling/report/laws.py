@@ -3,15 +3,19 @@
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from bltjax.flops import ACCOUNTING_VERSIONS, Accounting
 from bltjax.scaling.fit import (
+    METHODS,
     Curve,
     FittedLaw,
+    FittedParabolas,
     Holdout,
     IsoFLOP,
+    Method,
     Points,
     fit_law,
     from_manifests,
@@ -23,9 +27,25 @@ from bltjax.scaling.fit.cost import of_points
 from bltjax.scaling.plots import isoflop_fits
 from bltjax.scaling.report.data import AXES, BY_BENCH, Row, StudyData
 
-METHOD = "projection"
+METHOD: Method = "projection"
 DRAWS = 1000
 SEED = 0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Other:
+    """What another estimator makes of a series.
+
+    Attributes:
+      fit: None where `why` says why not.
+      no_interval: why there are no intervals; "" where there are.
+      holdout: the largest budget predicted from the others; None for parabolas, which predict nothing beyond theirs.
+    """
+
+    fit: FittedLaw | FittedParabolas | None
+    why: str
+    no_interval: str
+    holdout: Holdout | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,6 +58,7 @@ class SeriesLaw:
       parabolas: one at each budget that has three sizes.
       holdout: the largest budget predicted from the others; None where `no_holdout` says why not.
       points: under each axis of FLOPs and of seconds.
+      others: by the other estimators, to see what depends on the choice.
     """
 
     series: str
@@ -49,6 +70,7 @@ class SeriesLaw:
     no_holdout: str
     points: Mapping[str, Points]
     own_axis: str
+    others: Mapping[Method, Other]
 
     def bracketed(self, budget: float) -> bool:
         """Whether the runs of a budget have their least loss between the ends of the sizes."""
@@ -95,21 +117,8 @@ def fit_series(data: StudyData, series: str, draws: int = DRAWS, seed: int = SEE
     rows = data.of(series)
     points = {axis: _points(data, series, axis) for axis in data.axes if axis != "bytes_seen"}
     own = points[data.own_axis]
-    fit, why, no_interval = None, "", "" if draws else "none were asked for"
-    try:
-        fit = fit_law(own, METHOD, draws=0, seed=seed)
-        if draws:
-            try:
-                fit = fit_law(own, METHOD, draws=draws, seed=seed)
-            except ValueError as error:
-                no_interval = str(error)
-    except ValueError as error:
-        why = str(error)
-    holdout, no_holdout = None, ""
-    try:
-        holdout = hold_out_largest(own, METHOD)
-    except ValueError as error:
-        no_holdout = str(error)
+    fit, why, no_interval = _fitted(own, METHOD, draws, seed)
+    holdout, no_holdout = _held_out(own, METHOD)
     return SeriesLaw(
         series=series,
         fit=fit,
@@ -120,7 +129,35 @@ def fit_series(data: StudyData, series: str, draws: int = DRAWS, seed: int = SEE
         no_holdout=no_holdout,
         points=points,
         own_axis=data.own_axis,
+        others={method: _other(own, method, draws, seed) for method in METHODS if method != METHOD},
     )
+
+
+def _fitted(points: Points, method: Method, draws: int, seed: int) -> tuple[Any, str, str]:
+    """The fit, or why there is none; and why it has no intervals."""
+    try:
+        fit = fit_law(points, method, draws=0, seed=seed)
+    except ValueError as error:
+        return None, str(error), ""
+    if not draws:
+        return fit, "", "none were asked for"
+    try:
+        return fit_law(points, method, draws=draws, seed=seed), "", ""
+    except ValueError as error:
+        return fit, "", str(error)
+
+
+def _held_out(points: Points, method: Method) -> tuple[Holdout | None, str]:
+    if method == "parabola":
+        return None, "parabolas predict no other budget"
+    try:
+        return hold_out_largest(points, method), ""
+    except ValueError as error:
+        return None, str(error)
+
+
+def _other(points: Points, method: Method, draws: int, seed: int) -> Other:
+    return Other(*_fitted(points, method, draws, seed), _held_out(points, method)[0])
 
 
 def _points(data: StudyData, series: str, axis: str) -> Points:

@@ -3,13 +3,13 @@
 import dataclasses
 from collections.abc import Iterable, Mapping
 
-from bltjax.scaling.fit import FittedLaw, Interval, crossover
+from bltjax.scaling.fit import METHODS, FittedLaw, Interval, crossover
 from bltjax.scaling.fit.fitted import HEADLINES
 from bltjax.scaling.fit.law import at_edge
 from bltjax.scaling.fit.vocabularies import swept
 from bltjax.scaling.plots import Row, best_of_budgets, count_text, flops_text, series_name, vocabularies_text
 from bltjax.scaling.report.data import StudyData
-from bltjax.scaling.report.laws import SeriesLaw
+from bltjax.scaling.report.laws import METHOD, SeriesLaw
 from bltjax.scaling.report.sizes import optima_of
 from bltjax.scaling.report.spending import baseline
 
@@ -94,8 +94,15 @@ def markdown(text: str) -> str:
 
 
 def make_tables(data: StudyData, laws: Laws) -> list[Table]:
-    """Fits, optima, best runs and all runs, and where frontiers cross."""
-    tables = [_fits(data, laws), _optima(data, laws), _crossovers(data, laws), _best(data), _runs(data)]
+    """Fits, by every estimator too, optima, where frontiers cross, best runs and all runs."""
+    tables = [
+        _fits(data, laws),
+        _estimators(data, laws),
+        _optima(data, laws),
+        _crossovers(data, laws),
+        _best(data),
+        _runs(data),
+    ]
     return [table for table in tables if table.rows]
 
 
@@ -134,6 +141,43 @@ def _fits(data: StudyData, laws: Laws) -> Table:
     head = ("series", "E", "alpha", "beta", "a", "b", "residual", "held out", "runs / clusters")
     listed = tuple(f"{'; '.join(names)}: {warning.rstrip('.')}." for warning, names in notes.items())
     return Table("fits", "Fitted laws", head, tuple(rows), note, notes=listed)
+
+
+def _estimators(data: StudyData, laws: Laws) -> Table:
+    budget = max(row["budget"] for row in data.rows)
+    rows: list[tuple[str, ...]] = []
+    notes: dict[str, list[str]] = {}
+    for series, law in laws.items():
+        own = law.fit, law.why, law.no_interval, law.holdout
+        found = {METHOD: own, **{method: tuple(vars(other).values()) for method, other in law.others.items()}}
+        for method in METHODS:
+            fit, why, no_interval, holdout = found[method]
+            who = f"{series_name(series)}, {method}"
+            if fit is None:
+                notes.setdefault(f"not fitted: {why}", []).append(who)
+                continue
+            for warning in [*fit.warnings, *filter(None, [no_interval and f"no interval: {no_interval}"])]:
+                notes.setdefault(warning, []).append(who)
+            optimum = next((each for each in fit.optima() if each.budget == budget), None)
+            if optimum is None:
+                best = ("none", "-")
+            elif optimum.bound is not None and optimum.bound_size is not None:
+                best = (f"{optimum.bound} {count_text(optimum.bound_size)}", "-")
+            else:
+                best = (_count(optimum.size), _text_loss(optimum.loss))
+            rows.append((
+                series_name(series), method, *map(_text, fit.exponents()), *best,
+                "-" if holdout is None else f"{holdout.rms:.4f}",
+            ))  # fmt: skip
+    note = (
+        "Each estimator as it stands, its optima wherever its own minimum lies inside the sizes: projection, variable "
+        "projection, on which the rest of this report stands; huber, LSE-Huber (summed); parabola, one in ln N at each "
+        f"budget, biased off centre. Best size and its loss at {data.budget_text(budget)}; a and b: exponents of the "
+        "budget in best size and bytes; held out: root mean square at the largest budget, bits per byte."
+    )
+    head = ("series", "estimator", "a", "b", "best size N", "bits per byte", "held out")
+    listed = tuple(f"{'; '.join(names)}: {warning.rstrip('.')}." for warning, names in notes.items())
+    return Table("estimators", "Estimators side by side", head, tuple(rows), note, left=2, notes=listed)
 
 
 def _parameters(fit: FittedLaw) -> list[str]:

@@ -104,7 +104,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ]  # fmt: skip
         (run / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
         sums = {"byte_nats": 100.0, "bytes": 100}
-        write_json(run / "scores.json", {"sources": {"code": sums, HOSTILE: {**sums, "byte_nats": 140.0}}})
+        write_json(
+            run / "scores.json",
+            {
+                "sources": {"code": sums, HOSTILE: {**sums, "byte_nats": 140.0}},
+                "scripts": {"Latin": sums, "Cyrillic": {**sums, "byte_nats": 60.0}},
+            },
+        )
     write_table([table_row(each) for each in manifests], out)
     write_json(out / "study.json", {"corpus": [f"/texts/{HOSTILE}.txt"]})
     return out

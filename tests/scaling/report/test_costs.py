@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import pytest
@@ -5,7 +6,7 @@ import pytest
 from bltjax.flops import flops_per_byte
 from bltjax.presets import preset
 from bltjax.scaling.report.captions import NoData
-from bltjax.scaling.report.costs import GROUPS, by_source, flops_by_part, training_shares
+from bltjax.scaling.report.costs import GROUPS, by_script, by_source, flops_by_part, training_shares
 
 
 @pytest.mark.parametrize("name", ["blt-cpu-0", "byte-cpu-0", "token-cpu-0", "megabyte-cpu-0", "spacebyte-cpu-0"])
@@ -54,3 +55,17 @@ def test_scores_by_source_are_those_of_the_best_run(data, laws, table_alone):
     assert mark.x == pytest.approx([1.442695, 2.019773])
     with pytest.raises(NoData, match=r"scripts/evaluate\.py"):
         by_source(table_alone, laws)
+
+
+def test_scores_by_script_stand_apart_from_those_by_source(data, laws, table_alone):
+    figure = by_script(data, laws)
+    (view,) = figure.views
+    assert view.y.names == ("Latin", "Cyrillic")
+    assert len(view.marks) == len(data.series)
+    for mark in view.marks:
+        assert mark.x == pytest.approx((1.442695, 0.6 * 1.442695))
+    with pytest.raises(NoData, match=r"scripts/evaluate\.py RUN"):
+        by_script(table_alone, laws)
+    latin = {run: {"Latin": 1.0} for run in data.scripts}
+    with pytest.raises(NoData, match="one script: Latin"):
+        by_script(dataclasses.replace(data, scripts=latin), laws)

@@ -7,12 +7,13 @@ from bltjax.scaling.report.data import LossCurve, read_curve, read_study
 
 
 def test_a_folder_with_its_runs(data):
-    assert len(data.rows) == len(data.manifests) == len(data.curves) == len(data.sources) == 80
+    assert len(data.rows) == len(data.manifests) == len(data.curves) == len(data.sources) == len(data.scripts) == 80
     assert data.series == ("token", "byte", "blt-3", "blt-6")
     assert (data.accounting, data.own_axis, data.seeds, data.notes) == ("paper-v1", "flops_paper", (0,), ())
     assert "90,000 bytes of held-out documents" in data.text
     assert "c0ffee" in data.text
     assert all(sources["code"] == pytest.approx(1.442695) for sources in data.sources.values())
+    assert all(scripts["Cyrillic"] == pytest.approx(0.6 * 1.442695) for scripts in data.scripts.values())
 
 
 def test_the_table_alone_says_the_same_numbers(data, table_alone):

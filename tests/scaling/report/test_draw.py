@@ -30,7 +30,8 @@ def test_what_is_drawn_is_what_the_table_says(figures, data):
 
 
 @pytest.mark.parametrize(
-    "name", ["isoflop_byte", "optimum_size", "gain", "patch_map_blt", "flops_by_part", "by_source", "holdout"]
+    "name",
+    ["isoflop_byte", "optimum_size", "gain", "patch_map_blt", "flops_by_part", "by_source", "by_script", "holdout"],
 )
 def test_nothing_is_drawn_outside_of_the_canvas(figures, data, name):
     figure = figures[name]

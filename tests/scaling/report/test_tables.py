@@ -4,11 +4,12 @@ import re
 
 import pytest
 
+from bltjax.scaling.fit import METHODS, fit_law, hold_out_largest
 from bltjax.scaling.report.tables import Table, latex, make_tables, markdown
 
 
 def test_all_runs_are_there(tables, data):
-    assert set(tables) == {"fits", "optima", "crossovers", "best", "runs"}
+    assert set(tables) == {"fits", "estimators", "optima", "crossovers", "best", "runs"}
     assert len(tables["runs"].rows) == len(data.rows)
     for table in tables.values():
         assert all(len(row) == len(table.head) for row in table.rows)
@@ -25,6 +26,24 @@ def test_a_and_b_are_no_headlines(tables):
     assert "B" not in tables["fits"].head
     row = next(row for row in tables["fits"].rows if row[0] == "flat bytes")
     assert re.fullmatch(r"0\.\d+ \[0\.\d+, 0\.\d+\]", row[2])
+
+
+def test_every_estimator_stands_beside_the_others(tables, data, laws):
+    rows = {row[:2]: row for row in tables["estimators"].rows}
+    names = {row[0] for row in rows.values()}
+    assert len(names) == len(data.series)
+    assert set(rows) == {(name, method) for name in names for method in METHODS}
+    points = laws["byte"].points[data.own_axis]
+    for method in METHODS:
+        fit = fit_law(points, method, draws=12)
+        row = rows["flat bytes", method]
+        slope = fit.exponents()[0].value
+        assert row[2].split()[0] == ("-" if slope is None else f"{slope:.3g}")
+        assert row[5].split()[0] == f"{fit.optima()[-1].loss.value:.3f}"
+    assert rows["flat bytes", "parabola"][-1] == "-"
+    assert rows["flat bytes", "huber"][-1] == f"{hold_out_largest(points, 'huber').rms:.4f}"
+    notes = " ".join(tables["estimators"].notes)
+    assert "flat bytes, huber" in notes or not fit_law(points, "huber", draws=12).warnings
 
 
 def test_bounds_are_said_as_bounds(tables):
