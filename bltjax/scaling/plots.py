@@ -199,6 +199,14 @@ def speed_figure(rows: Sequence[Row], caption: str) -> Figure:
     with matplotlib.rc_context(STYLE):
         figure, (axes,) = new_figure(caption)
         all_series = list(dict.fromkeys(row["series"] for row in rows))
+        places = np.array([(row["heldout_bits_per_byte"], row["bytes_per_second"]) for row in rows])
+        spans = np.maximum([np.ptp(places[:, 0]), places[:, 1].max()], 1e-9)
+
+        def covers(place: tuple[float, float]) -> bool:
+            """Whether a label to the upper right of a mark would lie on another mark, or on its label."""
+            right, up = ((places - place) / spans).T
+            return bool(((right > 0) & (right < 0.1) & (up > -0.02) & (up < 0.08)).any())
+
         for series in all_series:
             own = sorted((row for row in rows if row["series"] == series), key=lambda row: row["budget"])
             colour, marker = series_style(series, all_series)
@@ -206,7 +214,8 @@ def speed_figure(rows: Sequence[Row], caption: str) -> Figure:
             axes.plot(x, y, marker=marker, color=colour, markersize=7, linewidth=1.2, label=series_name(series))
             for row in own:
                 place = row["heldout_bits_per_byte"], row["bytes_per_second"]
-                axes.annotate(flops_text(row["budget"]), place, (5, 5), textcoords="offset points", fontsize=7)
+                aside = (5, -11) if covers(place) else (5, 5)
+                axes.annotate(flops_text(row["budget"]), place, aside, textcoords="offset points", fontsize=7)
         axes.set_ylim(bottom=0)
         axes.set_xlabel("bits per byte, held-out documents")
         axes.set_ylabel("bytes written per second")

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -136,3 +138,15 @@ def test_speeds_are_joined_in_the_order_of_budgets():
 def test_a_variant_is_named_after_its_family():
     assert series_name("blt+no-hash") == "BLT, entropy patches: no-hash"
     assert series_name("blt-6+no-hash-2") == "BLT, entropy patches of 6 bytes: no-hash-2"
+
+
+def test_labels_of_speeds_do_not_lie_on_one_another():
+    rows = [
+        row("blt", budget=1e10, loss=2.00, bytes_per_second=100.0),
+        row("byte", budget=1e10, loss=2.02, bytes_per_second=103.0),
+        row("byte", budget=2e10, loss=3.00, bytes_per_second=200.0),
+    ]
+    figure = speed_figure(rows, "About.")
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
