@@ -4,6 +4,7 @@ Environment variables are set before anything imports JAX; a value that the call
 starts inherit them.
 """
 
+import gc
 import json
 import os
 from collections.abc import Iterator
@@ -48,6 +49,15 @@ def unchecked() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", autouse=True)
+def collected_between_modules() -> Iterator[None]:
+    """Collects garbage after each module alone: tracing makes so many objects that a tenth of the time went there."""
+    gc.disable()
+    yield
+    gc.enable()
+    gc.collect()
+
+
+@pytest.fixture(scope="module", autouse=True)
 def room_for_programs() -> Iterator[None]:
     """Forgets compiled programs before there are too many: each is some memory maps, of which a process has 65,530."""
     yield
@@ -87,6 +97,7 @@ def two_sources(tmp_path: Path) -> Path:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--runslow", action="store_true", help="run the tests marked slow as well")
+    parser.addoption("--runthorough", action="store_true", help="run the tests marked thorough as well")
     parser.addoption(
         "--chinchilla-points",
         metavar="CSV",
@@ -105,10 +116,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.path.is_relative_to(PEERS):
             item.add_marker("peers")
-    if not config.getoption("--runslow"):
-        slow = [item for item in items if item.get_closest_marker("slow")]
-        config.hook.pytest_deselected(items=slow)
-        items[:] = [item for item in items if item not in slow]
+    for mark in ("slow", "thorough"):
+        if not config.getoption(f"--run{mark}"):
+            marked = [item for item in items if item.get_closest_marker(mark)]
+            config.hook.pytest_deselected(items=marked)
+            items[:] = [item for item in items if item not in marked]
     if config.getoption("--chinchilla-points") is None:
         golden = [item for item in items if "chinchilla_points" in getattr(item, "fixturenames", ())]
         config.hook.pytest_deselected(items=golden)

@@ -72,7 +72,13 @@ def test_splash_gives_it_in_the_steps_of_a_tpu(length, window):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("length", "window"), SPLIT)
-@pytest.mark.parametrize("axes", [{"sequence": 2}, {"data": 2, "sequence": 2, "model": 2}, {"sequence": 4}])
+@pytest.mark.parametrize(
+    "axes",
+    [
+        {"data": 2, "sequence": 2, "model": 2},
+        *(pytest.param(axes, marks=pytest.mark.thorough) for axes in ({"sequence": 2}, {"sequence": 4})),
+    ],
+)
 def test_on_a_mesh_too(backend, length, window, axes):
     given = inputs(length, 4, 2)
     wanted = jax.jit(functools.partial(results, "reference", window))(*given)

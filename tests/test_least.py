@@ -128,7 +128,11 @@ def test_replicas_talk_once_in_a_step_however_many_micro_batches_it_has():
 @pytest.mark.usefixtures("not_stored")
 @pytest.mark.parametrize(
     ("sizes", "most"),
-    [({"data": 4}, 1.0), ({"replica": 4}, 1.1), ({"model": 4}, 1.7), ({"sequence": 4}, 1.25)],
+    [
+        *(pytest.param(*each, marks=pytest.mark.thorough) for each in (({"data": 4}, 1.0), ({"replica": 4}, 1.1))),
+        ({"model": 4}, 1.7),
+        ({"sequence": 4}, 1.25),
+    ],
     ids=str,
 )
 def test_what_is_compiled_of_a_blt_sends_little_more(sizes, most):

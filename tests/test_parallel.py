@@ -61,7 +61,9 @@ QUICK = [({"data": 8}, KINDS[0]), (ALL_BUT_REPLICA, KINDS[1]), ({"replica": 2, "
 # A BLT under every mesh of both kinds; the others, of the same modules, under every mesh of one kind by turns.
 REST = [("blt", sizes, kind) for sizes in MESHES for kind in KINDS if (sizes, kind) not in QUICK]
 REST += [
-    (name, sizes, KINDS[(n + m) % 2]) for m, name in enumerate(["blt-all", "token"]) for n, sizes in enumerate(MESHES)
+    pytest.param(name, sizes, KINDS[(n + m) % 2], marks=pytest.mark.thorough)
+    for m, name in enumerate(["blt-all", "token"])
+    for n, sizes in enumerate(MESHES)
 ]
 
 
@@ -129,7 +131,11 @@ def test_what_goes_in_two_phases_is_the_same(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("sizes", "kind"),
-    [(ALL_BUT_REPLICA, KINDS[1]), (ALL_BUT_REPLICA, KINDS[0]), ({"replica": 2, "sequence": 4}, KINDS[0])],
+    [
+        (ALL_BUT_REPLICA, KINDS[1]),
+        pytest.param(ALL_BUT_REPLICA, KINDS[0], marks=pytest.mark.thorough),
+        pytest.param({"replica": 2, "sequence": 4}, KINDS[0], marks=pytest.mark.thorough),
+    ],
 )
 @pytest.mark.parametrize("name", BASELINES)
 def test_no_mesh_changes_a_baseline(name, sizes, kind):

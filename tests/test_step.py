@@ -111,7 +111,7 @@ def test_gradients_do_not_depend_on_how_a_ragged_batch_is_divided(division):
     assert metrics.gradient_norm == pytest.approx(norm, rel=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_gradients_of_a_blt_do_not_depend_on_devices():
     step = compile_step(BLT, OPTIM, mesh_of_size(8, data=4, model=2), accumulation=2, slots=SLOTS)
     batch = ragged_batch(starts=True)

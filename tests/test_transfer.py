@@ -305,7 +305,9 @@ TOWERS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TOWERS)
+@pytest.mark.parametrize(
+    "name", ["blt", *(pytest.param(name, marks=pytest.mark.thorough) for name in TOWERS if name != "blt")]
+)
 def test_in_every_family_no_tower_moves_further_under_the_rules_and_each_does_without(name):
     base, large = family(name), family(name, LARGER, LARGER)
     held, by_width, free = (growth(base, large, rule) for rule in ("width-depth", "width", None))

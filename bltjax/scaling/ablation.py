@@ -1,9 +1,12 @@
 """What a change of a model is worth: the runs of several arms at one budget, compared with one of them over seeds.
 
 Runs of one seed share the order of their rows, and other seeds change every arm's. So bits per byte are taken as a sum
-of what the arm does, what the seed does, and noise; the noise that is left (of all arms alike, at a budget) gives the
-interval of each difference (two-way layout without interaction; of two arms it is the paired t-interval). It says
+of what the arm does, what the seed does, and noise; the noise that is left (of all arms of a kind, at a budget) gives
+the interval of each difference (two-way layout without interaction; of two arms it is the paired t-interval). It says
 what other seeds would give on the same text; it says nothing about other texts, and each interval stands for itself.
+
+Arms whose noise is of another size than the baseline's are of another kind: families, or models without what steadies
+the others. Between kinds the interval is Welch's, from what seeds do to either. Kinds are an experiment's to name.
 """
 
 import dataclasses
@@ -73,12 +76,20 @@ def of_best_size(rows: Sequence[Row]) -> list[Row]:
     return found
 
 
-def compare(rows: Sequence[Row], baseline: str, arm: Callable[[Row], str] = arm_of) -> list[Compared]:
+def one_kind(arm: str) -> str:
+    """All arms have the same noise."""
+    return ""
+
+
+def compare(
+    rows: Sequence[Row], baseline: str, arm: Callable[[Row], str] = arm_of, kind: Callable[[str], str] = one_kind
+) -> list[Compared]:
     """Every arm at every budget against the baseline; budgets ascending, arms as they first come.
 
     Args:
       rows: of the table of one study, or of several that were scored on the same text.
       arm: what a run is compared as.
+      kind: of an arm; those of one kind have noise of one size.
 
     Raises:
       ValueError: for a baseline that is no arm, arms with two runs of one seed, or with other seeds than the baseline.
@@ -98,11 +109,14 @@ def compare(rows: Sequence[Row], baseline: str, arm: Callable[[Row], str] = arm_
             if sorted(own) != seeds:
                 raise ValueError(f"arm {name!r}: has seeds {sorted(own)}, the baseline {seeds}; finish the study.")
         bits = np.array([[own[seed]["heldout_bits_per_byte"] for seed in seeds] for own in arms.values()])
-        reach = reach_of_differences(bits)
-        means, base = bits.mean(axis=1), bits[list(arms).index(baseline)].mean()
+        kinds, first = np.array([kind(name) for name in arms]), list(arms).index(baseline)
+        same = bits[kinds == kinds[first]]
+        reaches = {name: reach_between_kinds(same, bits[kinds == name]) for name in set(kinds.tolist())}
+        reaches[kinds[first]] = reach_of_differences(same)
+        means, base = bits.mean(axis=1), bits[first].mean()
         for index, (name, own) in enumerate(arms.items()):
             row, difference = own[seeds[0]], float(means[index] - base)
-            wide = None if name == baseline else reach
+            wide = None if name == baseline else reaches[kinds[index]]
             found.append(
                 Compared(
                     arm=name,
@@ -128,7 +142,7 @@ def reach_of_differences(bits: np.ndarray, level: float = 0.95) -> float | None:
     """Half the width of the interval of a difference of two arms' means; None of one seed or one arm.
 
     Args:
-      bits: [arms, seeds].
+      bits: [arms, seeds], of arms of one kind.
     """
     arms, seeds = bits.shape
     freedom = (arms - 1) * (seeds - 1)
@@ -137,6 +151,19 @@ def reach_of_differences(bits: np.ndarray, level: float = 0.95) -> float | None:
     left = bits - bits.mean(axis=1, keepdims=True) - bits.mean(axis=0, keepdims=True) + bits.mean()
     variance = float((left**2).sum()) / freedom
     return float(stats.t.ppf((1 + level) / 2, freedom) * np.sqrt(2 * variance / seeds))
+
+
+def reach_between_kinds(one: np.ndarray, other: np.ndarray, level: float = 0.95) -> float | None:
+    """The same for arms of two kinds, [arms, seeds] of each: Welch's, from what seeds do to each; None of one."""
+    seeds = one.shape[1]
+    if seeds < 2:
+        return None
+    variances = np.array([bits.var(axis=1, ddof=1).mean() for bits in (one, other)])
+    freedoms = np.array([len(bits) * (seeds - 1) for bits in (one, other)])
+    if not variances.any():
+        return 0.0
+    freedom = variances.sum() ** 2 / (variances**2 / freedoms).sum()
+    return float(stats.t.ppf((1 + level) / 2, freedom) * np.sqrt(variances.sum() / seeds))
 
 
 def comparison_table(found: Sequence[Compared]) -> str:
@@ -157,7 +184,7 @@ def comparison_table(found: Sequence[Compared]) -> str:
         )  # fmt: skip
     lines.append(
         f"mean over seeds ({found[0].seeds}); +-: standard error, from the arm's own; FLOPs/byte: forward; diff.: to "
-        "the baseline, its interval from the noise that arms and seeds leave, of all arms together"
+        "the baseline, its interval from the noise that arms and seeds leave, of all arms of a kind together"
     )
     return "\n".join(lines)
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 import tyro
 
 from bltjax.runtime import Stopped, keep_compiled
-from bltjax.scaling.ablation import Row, arm_of, compare, comparison_table, save_comparison
+from bltjax.scaling.ablation import Row, arm_of, compare, comparison_table, one_kind, save_comparison
 from bltjax.scaling.forecast import forecast
 from bltjax.scaling.inputs import Inputs
 from bltjax.scaling.plan import plan_table
@@ -100,23 +100,29 @@ def conclude(
     baseline: str,
     title: str,
     arm: Callable[[Row], str] = arm_of,
+    kind: Callable[[str], str] = one_kind,
 ) -> None:
-    """Compares the arms with the baseline, writes the comparison and prints it."""
+    """Compares the arms with the baseline as `compare` does, writes the comparison and prints it."""
     study = next(iter(studies.values()))
-    found = compare(rows, baseline, arm)
+    found = compare(rows, baseline, arm, kind)
     save_comparison(found, settings.out, title, caption(rows, study, Inputs(study, lambda text: None)))
     say(f"\n{comparison_table(found)}\n\nTables and figures: {settings.out}")
 
 
 def ablate(
-    settings: Settings, studies: Studies, baseline: str, title: str, arm: Callable[[Row], str] = arm_of
+    settings: Settings,
+    studies: Studies,
+    baseline: str,
+    title: str,
+    arm: Callable[[Row], str] = arm_of,
+    kind: Callable[[str], str] = one_kind,
 ) -> list[Row]:
     """Runs studies and compares their arms with the baseline; with settings.plan it only prints the runs."""
     if settings.plan:
         show_plan(studies)
         return []
     rows = run_all(studies, settings)
-    conclude(studies, settings, rows, baseline, title, arm)
+    conclude(studies, settings, rows, baseline, title, arm, kind)
     return rows
 
 

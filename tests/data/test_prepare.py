@@ -134,7 +134,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.thorough)])
 def test_killed_at_any_moment_and_run_again_the_bytes_are_the_same(
     given: list[Given], folder: Path, tmp_path: Path, workers: int
 ):

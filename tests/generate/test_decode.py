@@ -94,7 +94,8 @@ def compiled_loop(family, ahead, positions=4096, batch=2):
     ("family", "ahead", "batch"),
     [
         ("blt", 0, 1),  # with one row XLA stores and reads by other operations than with several
-        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("blt", 0, 2), ("blt", 3, 2), ("megabyte", 0, 2))),
+        pytest.param("blt", 0, 2, marks=pytest.mark.slow),
+        *(pytest.param(*each, marks=pytest.mark.thorough) for each in (("blt", 3, 2), ("megabyte", 0, 2))),
     ],
 )
 def test_a_step_copies_no_cache_and_makes_nothing_as_large(family, ahead, batch):

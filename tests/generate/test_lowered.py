@@ -21,7 +21,7 @@ def size(config, itemsize=2):
     return itemsize * sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_params(config)))
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_each_device_holds_its_part_of_weights_and_rows():
     def needs(devices, **axes):
         return compile_for(

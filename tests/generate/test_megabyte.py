@@ -43,7 +43,7 @@ VARIANTS = {
     ),
 }
 QUICK = "both extensions, the global model sees two patches"
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS if name != QUICK]
+SLOW = [pytest.param(name, marks=pytest.mark.thorough) for name in VARIANTS if name != QUICK]
 # For tests that are not about the models.
 SHALLOW = dataclasses.replace(EXTENDED, local_model=dataclasses.replace(LOCAL, layers=1))
 

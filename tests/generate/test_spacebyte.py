@@ -84,7 +84,7 @@ def incremental(name):
 
 
 @pytest.mark.parametrize(
-    "variant", [QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS if name != QUICK)]
+    "variant", [QUICK, *(pytest.param(name, marks=pytest.mark.thorough) for name in VARIANTS if name != QUICK)]
 )
 def test_logits_are_those_of_the_parallel_pass(variant):
     case = VARIANTS[variant]
@@ -102,7 +102,7 @@ def test_logits_are_those_of_the_parallel_pass(variant):
         assert worst.max() < TOLERANCE, np.unravel_index(worst.argmax(), worst.shape)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_every_byte_is_the_likeliest_of_the_parallel_pass_whatever_the_neighbours():
     case = VARIANTS["by entropy, no longer than 5, as wide as the local models, windows"]
     weights = random_weights(case, 0, random_rows(0, BATCH, BYTES))

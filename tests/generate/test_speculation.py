@@ -64,7 +64,7 @@ def test_some_guesses_hold_and_spare_the_global_model_steps():
     assert any(each.latent_rounds < each.patches for each in guesses)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize(("name", "ahead"), list(zip(CASES, (1, 6, 2, 4, 6, 3, 5, 1), strict=True)))
 def test_what_is_drawn_is_the_same_with_every_model_and_rule(name, ahead):
     for seed in (4, 5):
@@ -72,7 +72,7 @@ def test_what_is_drawn_is_the_same_with_every_model_and_rule(name, ahead):
     compare(name, ahead, 4, Sampling(temperature=0.7, top_p=0.9, seed=2), Stop())
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_every_guess_within_a_patch_holds():
     whole = generator(NAME, 3, patcher=PatcherConfig(rule="strided", size=1000))
     for each in whole(PROMPTS[1:], 16, stop=Stop(eos=False)):
@@ -80,7 +80,7 @@ def test_every_guess_within_a_patch_holds():
         assert each.guesses.patches == each.guesses.latent_rounds == 0
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_row_may_be_filled_to_its_last_place():
     prompt = b"x" * (CAPACITY - 11)
     found = [generator(NAME, ahead)([prompt], 10, stop=Stop(eos=False))[0] for ahead in (0, 3)]

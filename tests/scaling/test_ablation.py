@@ -49,6 +49,28 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
     assert 0.93 < np.mean(held) < 0.97
 
 
+def test_arms_of_other_noise_are_of_another_kind():
+    draw, held, wide = np.random.default_rng(2), {"quiet": [], "loud": []}, []
+    scale = np.array([0.005, 0.005, 0.005, 0.08, 0.08, 0.08])[:, None]
+    names = ("quiet a", "quiet b", "quiet c", "loud a", "loud b", "loud c")
+    for _ in range(400):
+        bits = draw.normal(0, 1, (6, 3)) * scale + np.arange(6)[:, None] * 0.01
+        rows = arms(dict(zip(names, bits, strict=True)))
+        found = compare(rows, "quiet a", kind=lambda name: name.partition(" ")[0])
+        for place, one in enumerate(found[1:], 1):
+            held[one.arm.partition(" ")[0]].append(one.low < 0.01 * place < one.high)
+        wide.append(compare(rows, "quiet a")[1].high - found[1].high)
+    assert all(0.92 < np.mean(each) < 0.98 for each in held.values()), {k: np.mean(v) for k, v in held.items()}
+    assert np.median(wide) > 0.03  # taken for one kind, no difference between quiet arms could be shown
+
+
+def test_between_single_arms_of_two_kinds_the_interval_is_welchs():
+    a, b = np.array([2.5, 2.7, 2.55, 2.61]), np.array([2.51, 2.35, 2.94, 2.66])
+    found = compare(arms({"a": a, "b": b}), "a", kind=str)[1]
+    want = stats.ttest_ind(b, a, equal_var=False).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((want.low, want.high))
+
+
 def test_a_difference_is_claimed_only_where_its_interval_leaves_0():
     found = compare(
         arms({"a": [2.0, 2.1, 2.2], "b": [2.5, 2.61, 2.69], "c": [2.0, 2.11, 2.19], "d": [1.5, 1.6, 1.71]}), "a"

@@ -41,7 +41,7 @@ def test_studies_are_run_joined_and_compared(texts, tmp_path, monkeypatch, capsy
     assert "long thin" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_entropy_models_are_variants_too(texts, tmp_path, monkeypatch):
     monkeypatch.setattr(experiment, "keep_compiled", lambda folder: None)
     settings = Settings(tmp_path / "out", seeds=(0,))

@@ -65,7 +65,7 @@ def part(branched, tmp_path):
     return copy
 
 
-@pytest.mark.parametrize("name", ["byte-tiny", pytest.param("blt-tiny", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["byte-tiny", pytest.param("blt-tiny", marks=pytest.mark.thorough)])
 def test_a_run_that_left_a_trunk_is_to_the_bit_one_that_was_never_broken(branched, texts, tmp_path, name):
     study, _ = branched
     if name != "byte-tiny":

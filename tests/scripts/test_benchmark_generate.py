@@ -77,7 +77,7 @@ def test_a_name_that_fits_no_row_is_an_error_that_lists_them(benchmark):
         benchmark.main(benchmark.Arguments(only="walk"))
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_trained_model_is_measured_in_a_process_of_its_own(benchmark, tmp_path):
     write_study(tmp_path)
     task = benchmark.Task(prompt=20, new=6, rows=2, run=str(tmp_path / "runs" / "blt"), ahead=2, calls=1)

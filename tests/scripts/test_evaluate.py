@@ -80,7 +80,7 @@ def scored(capsys, monkeypatch, folder, *arguments):
     return json.loads((folder / "scores.json").read_bytes())
 
 
-SLOW = [pytest.param(family, marks=pytest.mark.slow) for family in ("megabyte", "spacebyte")]
+SLOW = [pytest.param(family, marks=pytest.mark.thorough) for family in ("megabyte", "spacebyte")]
 
 
 @pytest.mark.parametrize("family", ["blt", "byte", "token", "entropy", *SLOW])

@@ -49,7 +49,7 @@ def test_guessing_ahead_writes_the_same_and_says_how_far_it_held(runs, capsysbin
     assert re.search(rb"; [1-4]\.\d\d bytes a round, the global model ran \d+ times instead of \d+", error)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_run_of_megabyte_writes_too(tmp_path, capsysbinary, monkeypatch):
     write_run(tmp_path / "run", "megabyte-tiny")
     model = (tmp_path / "run", "one two", "--max-new-bytes", 12, "--ignore-eos", "--raw")
