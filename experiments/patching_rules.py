@@ -3,7 +3,7 @@
     pip download --no-deps --no-binary Django 'Django==5.2.*' && tar xf django-5.2.*.tar.gz
     python experiments/patching_rules.py --corpus 'django-5.2.*/docs/**/*.txt'
 
-takes about 12 minutes on 2 cores, beside other programs it took 24 (27 runs: nine arms by three seeds, 2e11 FLOPs each);
+takes about 12 minutes on 2 cores, and took 24 beside other programs (27 runs: nine arms by three seeds, 2e11 FLOPs);
 without --corpus it reads the standard library of the running Python. One BLT reads patches by entropy (a global
 threshold, or a rise of the entropy: monotonic), at 4.5 and 6 bytes in the mean; after spaces; of 4 and 6 bytes each; of
 BPE tokens; and of one byte, which is a latent model that saves nothing. The BLT paper compares them in its Table 6 and
