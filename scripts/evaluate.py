@@ -205,7 +205,7 @@ def table(scored: Sequence[Scored], each: bool) -> str:
     groups += of_sources.items()
     if len(of_scripts) > 1:
         groups += [(f"in {script}" if script != NO_LETTERS else script, own) for script, own in of_scripts.items()]
-    if len(of_sources) > 1 or len(of_scripts) > 1:
+    if len(of_sources) > 1:
         groups.append(("all", [one.score for one in scored]))
     width = max(len(name) for name, _ in groups)
     lines = [f"{'':<{width}}{'documents':>11}{'bytes':>15}{'bits/byte':>11}{'median':>9}{'EOS':>8}"]
