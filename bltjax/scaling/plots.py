@@ -264,8 +264,8 @@ def vocabularies_text(rows: Sequence[Row]) -> str:
         best = best_of_budgets([row for row in rows if row["series"] == series])
         at = ", ".join(f"{row['vocabulary']:,.0f} at {budget_text(row['budget'], equal_of(rows))}" for row in best)
         words = ", ".join(f"{tokens:,}" for tokens in all_of_them)
-        parts.append(f"{series_name(series)} of vocabularies {words}: at each size and budget that of the least loss "
-                     f"(mean over seeds) counts; of the best size it is {at}.")  # fmt: skip
+        parts.append(f"{series_name(series)} of vocabularies {words}: at each budget the one counts whose best size has "
+                     f"the least loss (mean over seeds): {at}.")  # fmt: skip
     return " ".join(parts)
 
 
@@ -273,7 +273,7 @@ def isoflop_figure(rows: Sequence[Row], caption: str) -> Figure:
     """Bits per byte against model size at each budget, with parabolas and the optima that were bracketed.
 
     Of runs at several learning rates those at a size's best are drawn, as they are fitted; of several vocabularies at a
-    size and budget all but the best are pale.
+    budget all but the best are pale.
     """
     everything = best_of_rates(rows)
     series, fits, rows = rows[0]["series"], isoflop_fits(rows), chosen(everything)

@@ -327,5 +327,5 @@ def summary(rows: Sequence[Row]) -> str:
         ]
     lines.append("* the best size of its series at its budget, at its best rate")
     if several:
-        lines += ["+ the best vocabulary of its size at its budget", "", plots.vocabularies_text(rows)]
+        lines += ["+ another size of the best vocabulary at its budget", "", plots.vocabularies_text(rows)]
     return "\n".join([*lines, "", "Parabolas in ln N:", *optima])

@@ -56,7 +56,7 @@ class Columns:
     seed: str | None = None
     equal: str | None = None  # what budgets are of, "flops" or "seconds"; of the latter, `bench` has the seconds
     bench: str | None = None
-    vocabulary: str | None = None  # of a study of this package: of several, the best at each size and budget counts
+    vocabulary: str | None = None  # of a study of this package: of several, the best at each budget counts
     rate: str | None = None  # learning rate, of a study of this package: of several the best counts in the same way
     where: Mapping[str, str] = dataclasses.field(default_factory=dict)  # only rows whose columns are these
 

@@ -179,8 +179,8 @@ def from_manifests(
 
     Args:
       manifests: as the store has them. Several patch sizes give points with `patch_size`; a "trunk", where a
-        manifest has one, is the cluster. Of several learning rates, and of several vocabularies, the best at each size
-        and budget counts.
+        manifest has one, is the cluster. Of several learning rates the best at each size and budget counts, of several
+        vocabularies the best at each budget.
       size: what N counts.
       accounting: how FLOPs are counted; by default as the budgets are.
 

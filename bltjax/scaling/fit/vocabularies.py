@@ -1,17 +1,16 @@
 """Which vocabulary stands for a token model, where a study trained it with several.
 
 A vocabulary is a choice like a size: a small study with a large one handicaps tokens, since the output then takes a
-good part of their FLOPs. So at each size and budget the vocabulary of the least loss counts, in figures, reports and
-laws alike, and a family's best at a budget is the best over sizes and vocabularies. It is chosen by the mean over
-seeds, and the same for all of them: a choice for each seed would take the luckier of several runs. The runs of the
-others stay in the table.
+good part of their FLOPs. So at each budget the vocabulary counts whose best size has the least loss, in figures, reports
+and laws alike: one for all sizes, since N counts the output and bowls over N would mix two axes if each size had its own
+(a parabola through such points found a loss that no run came near). It is chosen by the mean over seeds, and the same
+for all of them: a choice for each seed would take the luckier of several runs. The runs of the others stay in the table.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bltjax import vocabulary
-from bltjax.scaling.series import size_name
 
 Row = Mapping[str, Any]
 
@@ -24,29 +23,32 @@ def vocabulary_of(manifest: Row) -> int | None:
 
 
 def best_vocabulary(rows: Sequence[Row]) -> list[int]:
-    """Indices of the rows that count, in their order: at each size and budget those of the best vocabulary.
+    """Indices of the rows that count, in their order: at each budget those of the best vocabulary.
 
-    Rows without a vocabulary all count. Among vocabularies whose runs are not yet complete, those with the most seeds
-    are compared; of two that are equal, the smaller is taken.
+    Rows without a vocabulary all count. Where runs are not yet complete, models with the most seeds are compared; of two
+    vocabularies that are equal, the smaller is taken.
 
     Args:
       rows: of a study's table, as numbers or as text; any series.
     """
-    groups: dict[tuple[str, str, float], dict[int, list[int]]] = {}
+    groups: dict[tuple[str, float], dict[int, dict[str, list[int]]]] = {}
     for index, row in enumerate(rows):
-        if _vocabulary(row) is not None:
-            key = str(row["series"]), size_name(str(row["preset"])), float(row["budget"])
-            groups.setdefault(key, {}).setdefault(_vocabulary(row) or 0, []).append(index)
-    left_out = set()
+        tokens = _vocabulary(row)
+        if tokens is not None:
+            models = groups.setdefault((str(row["series"]), float(row["budget"])), {}).setdefault(tokens, {})
+            models.setdefault(str(row["preset"]), []).append(index)
+    left_out: set[int] = set()
     for own in groups.values():
-        seeds = max(map(len, own.values()))
-        means = {
-            tokens: sum(float(rows[i]["heldout_bits_per_byte"]) for i in indices) / seeds
-            for tokens, indices in own.items()
-            if len(indices) == seeds
+        seeds = max(len(indices) for models in own.values() for indices in models.values())
+        least = {
+            tokens: min(sum(float(rows[i]["heldout_bits_per_byte"]) for i in indices) / seeds for indices in complete)
+            for tokens, models in own.items()
+            if (complete := [indices for indices in models.values() if len(indices) == seeds])
         }
-        best = min(means, key=lambda tokens: (means[tokens], tokens))
-        left_out |= {i for tokens, indices in own.items() if tokens != best for i in indices}
+        best = min(least, key=lambda tokens: (least[tokens], tokens))
+        left_out.update(
+            i for tokens, models in own.items() if tokens != best for indices in models.values() for i in indices
+        )
     return [index for index in range(len(rows)) if index not in left_out]
 
 
