@@ -264,7 +264,7 @@ def vocabularies_text(rows: Sequence[Row]) -> str:
         best = best_of_budgets([row for row in rows if row["series"] == series])
         at = ", ".join(f"{row['vocabulary']:,.0f} at {budget_text(row['budget'], equal_of(rows))}" for row in best)
         words = ", ".join(f"{tokens:,}" for tokens in all_of_them)
-        parts.append(f"{series_name(series)} of vocabularies {words}: at each budget the one counts whose best size has "
+        parts.append(f"{series_name(series)} of vocabularies {words}: at each budget that counts whose best size has "
                      f"the least loss (mean over seeds): {at}.")  # fmt: skip
     return " ".join(parts)
 

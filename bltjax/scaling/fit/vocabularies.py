@@ -1,10 +1,11 @@
 """Which vocabulary stands for a token model, where a study trained it with several.
 
 A vocabulary is a choice like a size: a small study with a large one handicaps tokens, since the output then takes a
-good part of their FLOPs. So at each budget the vocabulary counts whose best size has the least loss, in figures, reports
-and laws alike: one for all sizes, since N counts the output and bowls over N would mix two axes if each size had its own
-(a parabola through such points found a loss that no run came near). It is chosen by the mean over seeds, and the same
-for all of them: a choice for each seed would take the luckier of several runs. The runs of the others stay in the table.
+good part of their FLOPs. So at each budget the vocabulary counts whose best size has the least loss, in figures,
+reports and laws alike: one for all sizes, since N counts the output and bowls over N would mix two axes if each size
+had its own (a parabola through such points found a loss that no run came near). It is chosen by the mean over seeds,
+and the same for all of them: a choice for each seed would take the luckier of several runs. The runs of the others
+stay in the table.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,8 +26,8 @@ def vocabulary_of(manifest: Row) -> int | None:
 def best_vocabulary(rows: Sequence[Row]) -> list[int]:
     """Indices of the rows that count, in their order: at each budget those of the best vocabulary.
 
-    Rows without a vocabulary all count. Where runs are not yet complete, models with the most seeds are compared; of two
-    vocabularies that are equal, the smaller is taken.
+    Rows without a vocabulary all count. Where runs are not yet complete, models with the most seeds are compared; of
+    two vocabularies that are equal, the smaller is taken.
 
     Args:
       rows: of a study's table, as numbers or as text; any series.
