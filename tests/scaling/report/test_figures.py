@@ -16,6 +16,7 @@ def test_a_figure_is_drawn_or_left_out_with_a_reason(report, laws, table_alone):
         "Training losses",
         "Where the FLOPs go",
         "Bits per byte by source of the text",
+        "Bits per byte by script of the text",
     }
     assert all(alone.left_out.values())
 
