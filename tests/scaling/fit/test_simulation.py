@@ -61,12 +61,9 @@ STUDIES = {
 }
 
 
-# Not met yet, and so written down: 98.5 % instead of at most 98 % for two of six numbers.
-WIDE = pytest.mark.xfail(
-    reason="Huber's intervals of 95 % are too wide on Chinchilla's law with noise .005",
-    raises=AssertionError,
-    strict=True,
-)
+# Of 1,000 studies of Huber on Chinchilla's law with noise .005, 95.5 to 97.0 % of each number's intervals hold the
+# truth (experiments/estimators.py --only 2 --studies 1000), but of the first 200 98.5 % for two of six: more are taken.
+MORE = {("huber", "Chinchilla's, centred, noise .005"): 600}
 
 
 @pytest.mark.slow
@@ -75,11 +72,12 @@ WIDE = pytest.mark.xfail(
     ("method", "study"),
     [
         *(("projection", study) for study in STUDIES),
-        *(pytest.param("huber", study, marks=WIDE if "noise .005" in study else ()) for study in [*STUDIES][:3]),
+        *(("huber", study) for study in [*STUDIES][:3]),
     ],
 )
 def test_intervals_of_95_percent_hold_the_truth_in_90_to_98_percent_of_studies(method, study):
-    found, table = coverage(trial(STUDIES[study], studies=200, draws=200, methods=(method,)))
+    studies = MORE.get((method, study), 200)
+    found, table = coverage(trial(STUDIES[study], studies=studies, draws=200, methods=(method,)))
     outside = {key: share for key, share in found.items() if not 0.90 <= share <= 0.98}
     assert not outside, f"{outside}\n{table}"
 
