@@ -148,15 +148,13 @@ def _estimators(data: StudyData, laws: Laws) -> Table:
     rows: list[tuple[str, ...]] = []
     notes: dict[str, list[str]] = {}
     for series, law in laws.items():
-        own = law.fit, law.why, law.no_interval, law.holdout
-        found = {METHOD: own, **{method: tuple(vars(other).values()) for method, other in law.others.items()}}
         for method in METHODS:
-            fit, why, no_interval, holdout = found[method]
-            who = f"{series_name(series)}, {method}"
+            found, who = law if method == METHOD else law.others[method], f"{series_name(series)}, {method}"
+            fit, why = found.fit, found.no_interval
             if fit is None:
-                notes.setdefault(f"not fitted: {why}", []).append(who)
+                notes.setdefault(f"not fitted: {found.why}", []).append(who)
                 continue
-            for warning in [*fit.warnings, *filter(None, [no_interval and f"no interval: {no_interval}"])]:
+            for warning in [*fit.warnings, *filter(None, [why and f"no interval: {why}"])]:
                 notes.setdefault(warning, []).append(who)
             optimum = next((each for each in fit.optima() if each.budget == budget), None)
             if optimum is None:
@@ -167,7 +165,7 @@ def _estimators(data: StudyData, laws: Laws) -> Table:
                 best = (_count(optimum.size), _text_loss(optimum.loss))
             rows.append((
                 series_name(series), method, *map(_text, fit.exponents()), *best,
-                "-" if holdout is None else f"{holdout.rms:.4f}",
+                "-" if found.holdout is None else f"{found.holdout.rms:.4f}",
             ))  # fmt: skip
     note = (
         "Each estimator as it stands, its optima wherever its own minimum lies inside the sizes: projection, variable "
