@@ -6,9 +6,10 @@
 The first measures the configuration `blt-bench` with random weights in float32, as scripts/benchmark.py does; every
 measurement is a fresh process, and the sides of a ratio take turns. `transformers` runs without its cache, which is
 wrong for this model: it computes the whole text anew for every byte. Patches are of 4 bytes, so that neither side has
-an entropy model to run; batches, whose rows should end their patches at different bytes, are cut by a small one with
-random weights instead, and their bytes are drawn at random. The time of a new byte is that of the drawing alone, by
-their number; what reading the prompt adds is a row of its own.
+an entropy model to run. So are those of batches, by the length of their texts; then once more of rows that end their
+patches at different bytes: prompts of different lengths, cut by a small entropy model with random weights, and bytes
+drawn at random. The time of a new byte is that of the drawing alone, by their number; what reading the prompt adds is a
+row of its own.
 
 The second measures guessing ahead (`Generator(ahead=...)`) on a trained model, by rows of a batch and guesses of a
 round, against the same model without it. Prompts are from the text of this repository's own source files.
@@ -38,7 +39,8 @@ class Task:
     prompt: int = 512
     new: int = 512
     rows: int = 1
-    rule: str = "strided"  # or "entropy"
+    rule: str = "strided"  # or "entropy": then each prompt of a batch is shorter than the one before
+    room: int | None = None  # ids that a row has room for; None: those of the prompt and the new ones
     together: float | None = None  # see bltjax.generate.decode.Program; None: as it is
     ahead: int = 0
     run: str | None = None  # folder of a trained model; None: the benchmark's configuration
@@ -65,26 +67,31 @@ class Row:
         return "" if self.at_least is None else f"at least {self.at_least:g}"
 
 
-SHORT, LONG, ROOM = Task(512, 512), Task(4096, 32), 8192
-FAR, NEAR = Task(ROOM - 64, 64), Task(512 - 64, 64)
-ONE, MANY = Task(128, 256, 1, "entropy"), Task(128, 256, 16, "entropy")
+FAR = 8192
+ROOM = FAR + PATCH_BYTES
+SHORT, LONG = Task(512, 512, room=ROOM), Task(4096, 32, room=ROOM)
+FARTHEST, NEAR = Task(FAR - 64, 64, room=ROOM), Task(512 - 64, 64, room=ROOM)
+
+
+def batch_row(name: str, *task: Any, together: float | None = None, at_least: float | None = None) -> Row:
+    """Sixteen rows beside one, of a task's prompt, new bytes and rule."""
+    prompt, new, *rule = task
+    many, one = (Task(prompt, new, rows, *rule, together=together) for rows in (16, 1))
+    return Row(name, many, one, at_least=at_least)
+
+
 ROWS = (
     Row("512 new bytes after a prompt of 512", SHORT, at_least=25),
     Row("the same, the reading of the prompt included", SHORT, whole=True),
     Row("32 new bytes after a prompt of 4,096", LONG, at_least=200),
     Row("the same, the reading of the prompt included", LONG, whole=True),
-    Row("a byte at context 8,192 over one at 512", FAR, NEAR, at_most=1.3),
-    Row("bytes per second of 16 rows over one row", MANY, ONE, at_least=6),
-    Row(
-        "the same, the global model run when any row waits",
-        dataclasses.replace(MANY, together=0.0),
-        dataclasses.replace(ONE, together=0.0),
-    ),
-    Row(
-        "the same, the global model run when all rows wait",
-        dataclasses.replace(MANY, together=1.0),
-        dataclasses.replace(ONE, together=1.0),
-    ),
+    Row("a byte at context 8,192 over one at 512", FARTHEST, NEAR, at_most=1.3),
+    batch_row("bytes per second of 16 rows over one, texts of 128 bytes", 32, 96, at_least=6),
+    batch_row("the same, texts of 384 bytes", 128, 256, at_least=6),
+    batch_row("the same, texts of 1,024 bytes", 512, 512, at_least=6),
+    batch_row("16 rows over one, patches by entropy, texts of 384 bytes", 128, 256, "entropy", at_least=6),
+    batch_row("the same, the global model run when any row waits", 128, 256, "entropy", together=0.0),
+    batch_row("the same, the global model run when all rows wait", 128, 256, "entropy", together=1.0),
 )
 AHEAD, BATCHES = (1, 2, 4, 8, 16), (1, 4, 16)
 
@@ -117,12 +124,13 @@ def random_source(rule: str) -> Any:
 
 
 def prompts_of(task: Task) -> list[Any]:
-    """Prompts of one length; of a batch each is a little shorter than the one before."""
+    """Prompts of one length; with patches that end where they like each is a little shorter than the one before."""
     import numpy as np
 
     if task.run is None:
         draw = np.random.default_rng(0)
-        return [draw.integers(4, 260, task.prompt - row).astype(np.int32) for row in range(task.rows)]
+        shorter = int(task.rule == "entropy")
+        return [draw.integers(4, 260, task.prompt - row * shorter).astype(np.int32) for row in range(task.rows)]
     text = b"".join(path.read_bytes() for path in sorted((REPOSITORY / "bltjax").rglob("*.py")))
     step = len(text) // task.rows
     return [text[row * step : row * step + task.prompt - row] for row in range(task.rows)]
@@ -139,7 +147,7 @@ def measure_ours(task: Task) -> dict[str, Any]:
     if task.together is not None:
         decode.TOGETHER = task.together
     source = random_source(task.rule) if task.run is None else load_source(task.run)
-    room = 1 + task.prompt + task.new if task.rows > 1 or task.run else ROOM + PATCH_BYTES  # 1: texts get a BOS
+    room = task.room or 1 + task.prompt + task.new  # 1: texts get a BOS
 
     class Timed(Generator):
         """Knows how long drawing took: what is left of a call that first reads a long prompt would be too rough."""

@@ -235,6 +235,7 @@ def logits_and_gradients(name):
     return deep_params, np.asarray(logits), gradients
 
 
+@pytest.mark.slow
 def test_every_gradient_is_that_of_finite_differences():
     deep_params, _, gradients = logits_and_gradients("scanned")
     ids, starts = deep_rows()
@@ -245,7 +246,8 @@ def test_every_gradient_is_that_of_finite_differences():
     dense.check_gradients(value, deep_params, gradients)
 
 
-@pytest.mark.parametrize("name", ["unrolled, dots kept", pytest.param("recomputed", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["unrolled, dots kept", "recomputed"])
 def test_how_layers_are_run_changes_nothing(name):
     _, want, want_gradients = logits_and_gradients("scanned")
     _, logits, gradients = logits_and_gradients(name)

@@ -109,16 +109,18 @@ def not_stored():
     ("model", "sizes", "most"),
     [
         (FLAT, {"data": 4}, 1.0),
-        (FLAT, {"model": 4}, 1.76),  # gradients of what several kernels read are summed for each of them
-        (FLAT, {"sequence": 4}, 1.01),
-        (WINDOWED, {"sequence": 4}, 1.02),
+        # Gradients of what several kernels read are summed for each of them.
+        pytest.param(FLAT, {"model": 4}, 1.76, marks=pytest.mark.slow),
+        pytest.param(FLAT, {"sequence": 4}, 1.01, marks=pytest.mark.slow),
+        pytest.param(WINDOWED, {"sequence": 4}, 1.02, marks=pytest.mark.slow),
     ],
-    ids=str,
+    ids=["data", "model", "sequence", "windows by sequence"],
 )
 def test_what_is_compiled_sends_little_more(model, sizes, most):
     check(model, sizes, most)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("not_stored")
 def test_replicas_talk_once_in_a_step_however_many_micro_batches_it_has():
     check(FLAT, {"replica": 2, "data": 2}, 1.02, accumulation=2)
@@ -129,8 +131,10 @@ def test_replicas_talk_once_in_a_step_however_many_micro_batches_it_has():
 @pytest.mark.parametrize(
     ("sizes", "most"),
     [
-        *(pytest.param(*each, marks=pytest.mark.thorough) for each in (({"data": 4}, 1.0), ({"replica": 4}, 1.1))),
-        ({"model": 4}, 1.7),
+        *(
+            pytest.param(*each, marks=pytest.mark.thorough)
+            for each in (({"data": 4}, 1.0), ({"replica": 4}, 1.1), ({"model": 4}, 1.7))
+        ),
         ({"sequence": 4}, 1.25),
     ],
     ids=str,

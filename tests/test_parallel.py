@@ -61,10 +61,11 @@ QUICK = [({"data": 8}, KINDS[0]), (ALL_BUT_REPLICA, KINDS[1]), ({"replica": 2, "
 # A BLT under every mesh of both kinds; the others, of the same modules, under every mesh of one kind by turns.
 REST = [("blt", sizes, kind) for sizes in MESHES for kind in KINDS if (sizes, kind) not in QUICK]
 REST += [
-    pytest.param(name, sizes, KINDS[(n + m) % 2], marks=pytest.mark.thorough)
-    for m, name in enumerate(["blt-all", "token"])
-    for n, sizes in enumerate(MESHES)
+    (name, sizes, KINDS[(n + m) % 2]) for m, name in enumerate(["blt-all", "token"]) for n, sizes in enumerate(MESHES)
 ]
+# One axis after the other, eight parts of a row, and of the others the mesh that has most axes: a quarter of the cases.
+SLOW = [each for each in REST if each[1] == ALL_BUT_REPLICA or (each[1] in ONE_AXIS[1::2] and each[2] is KINDS[1])]
+SLOW += [("blt", {"sequence": 8}, KINDS[0]), ("blt", {"replica": 2, "data": 4}, KINDS[1])]
 
 
 @functools.cache
@@ -118,11 +119,16 @@ def check_equal(name, sizes, kind):
         np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max(), err_msg=jax.tree_util.keystr(path))
 
 
-@pytest.mark.parametrize(("sizes", "kind"), QUICK, ids=str)
+@pytest.mark.parametrize(
+    ("sizes", "kind"),
+    [QUICK[1], *(pytest.param(*each, marks=pytest.mark.slow) for each in (QUICK[0], QUICK[2]))],
+    ids=str,
+)
 def test_a_mesh_changes_neither_logits_nor_gradients(sizes, kind):
     check_equal("blt", sizes, kind)
 
 
+@pytest.mark.slow
 def test_what_goes_in_two_phases_is_the_same(monkeypatch):
     monkeypatch.setattr(parallel, "IN_TWO_PHASES", 8)  # as rows of 2 and columns of 4
     check_equal("blt", {"data": 8}, AxisType.Auto)
@@ -154,7 +160,11 @@ def test_a_device_with_parts_of_patches_is_refused():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "sizes", "kind"), REST, ids=str)
+@pytest.mark.parametrize(
+    ("name", "sizes", "kind"),
+    [each if each in SLOW else pytest.param(*each, marks=pytest.mark.thorough) for each in REST],
+    ids=str,
+)
 def test_no_mesh_changes_any_family(name, sizes, kind):
     check_equal(name, sizes, kind)
 
@@ -200,6 +210,7 @@ def test_the_hash_tables_are_never_gathered():
     assert widths == {f"{rows},8"}, "only parts of the table, a quarter of its width of 32"
 
 
+@pytest.mark.slow
 def test_windows_send_their_halo_and_no_more():
     """Of keys and values only the last `window - 1` positions of a neighbour's part travel."""
     text = compiled(dataclasses.replace(BLT, decoder=LOCAL), {"sequence": 4}, unroll=False)

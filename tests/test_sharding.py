@@ -44,6 +44,7 @@ LEARNED_BLT = dataclasses.replace(FULL_BLT, cross_attention=CrossAttentionConfig
 FULL = (FULL_BLT, LEARNED_BLT, FULL_MEGABYTE, SpaceByteConfig(TOWER, TOWER, TOWER))
 
 
+@pytest.mark.slow
 def test_every_parameter_of_every_preset_matches_one_rule_of_its_rank():
     used = set()
     for model in (*PRESETS.values(), *FULL):

@@ -97,7 +97,9 @@ DIVISIONS = {
 }
 
 
-@pytest.mark.parametrize("division", DIVISIONS)
+@pytest.mark.parametrize(
+    "division", [*list(DIVISIONS)[:1], *(pytest.param(each, marks=pytest.mark.slow) for each in list(DIVISIONS)[1:])]
+)
 def test_gradients_do_not_depend_on_how_a_ragged_batch_is_divided(division):
     devices, axes, accumulation = DIVISIONS[division]
     step = compile_step(FLAT, OPTIM, mesh_of_size(devices, **axes), accumulation)
@@ -121,6 +123,7 @@ def test_gradients_of_a_blt_do_not_depend_on_devices():
     assert metrics.patches == batch.starts[:, :-1].sum()
 
 
+@pytest.mark.slow
 def test_losses_of_a_few_steps_agree_on_one_to_eight_devices():
     losses = {}
     for devices in (1, 2, 4, 8):
@@ -174,6 +177,7 @@ def test_a_step_whose_loss_or_gradient_is_not_finite_changes_nothing(spoil, devi
     assert after.step == before.step + 1 == 2, "the next batch is another"
 
 
+@pytest.mark.slow
 def test_a_transfer_changes_what_parameters_begin_with_and_how_far_a_step_moves_them():
     base = ByteTransformerConfig(TransformerConfig(width=8, layers=1, heads=1, hidden=24))
     optim = OptimConfig(transfer=TransferConfig("width", base), weight_decay=0.0)
@@ -253,6 +257,7 @@ def test_a_blt_needs_starts_and_slots():
             score(families.abstract_params(BLT), ragged_batch(starts=starts))
 
 
+@pytest.mark.slow
 def test_a_row_with_more_patches_than_slots_is_not_scored_in_silence():
     step = compile_step(BLT, OPTIM, mesh_of_size(8, data=4, model=2), accumulation=2, slots=SLOTS)
     batch = ragged_batch(starts=True)

@@ -336,6 +336,7 @@ SPIKY = dataclasses.replace(
 )
 
 
+@pytest.mark.slow
 def test_a_run_that_skips_spikes_ends_the_same_however_often_it_is_stopped(tmp_path):
     unbroken = run(tmp_path / "unbroken", SPIKY)
     skipped = [row["step"] for row in rows_of(tmp_path / "unbroken") if row["skipped"]]

@@ -44,7 +44,9 @@ def factors_of(rule, base, model):
 SMALL = [*FULL, *(model for name, model in PRESETS.items() if name.endswith("-tiny"))]
 
 
-@pytest.mark.parametrize("models", [SMALL, pytest.param([*PRESETS.values(), *FULL], marks=pytest.mark.slow)], ids=len)
+@pytest.mark.parametrize(
+    "models", [SMALL, pytest.param([*PRESETS.values(), *FULL], marks=pytest.mark.thorough)], ids=len
+)
 def test_every_parameter_of_every_preset_has_one_rule_and_no_rule_is_for_nothing(models):
     used = set()
     for model in models:
@@ -281,6 +283,7 @@ def growth(base, model, rule):
     return {name: after[name] / before[name] for name in before}
 
 
+@pytest.mark.slow
 def test_with_width_nothing_moves_further_under_the_rule_and_all_does_without():
     base, wide = family("byte"), family("byte", LARGER)
     held, free = growth(base, wide, "width"), growth(base, wide, None)
@@ -289,6 +292,7 @@ def test_with_width_nothing_moves_further_under_the_rule_and_all_does_without():
     assert free["norm"] > 2 and free["logits"] > 1.2, free
 
 
+@pytest.mark.slow
 def test_with_depth_nothing_moves_further_under_the_rule_and_all_does_under_that_of_width():
     base, deep = family("byte"), family("byte", layers=LARGER)
     held, free = growth(base, deep, "width-depth"), growth(base, deep, "width")
@@ -304,10 +308,8 @@ TOWERS = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["blt", *(pytest.param(name, marks=pytest.mark.thorough) for name in TOWERS if name != "blt")]
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", TOWERS)
 def test_in_every_family_no_tower_moves_further_under_the_rules_and_each_does_without(name):
     base, large = family(name), family(name, LARGER, LARGER)
     held, by_width, free = (growth(base, large, rule) for rule in ("width-depth", "width", None))

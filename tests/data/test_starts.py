@@ -51,6 +51,7 @@ def corpus_of(folder: Path, size: int) -> Corpus:
     return Corpus.open(folder / "corpus")
 
 
+@pytest.mark.slow
 def test_what_training_holds_in_memory_is_a_percent_of_the_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(kept, "SMALL", 0)
     # What is worked on at once is as much for any corpus; here it must not hide what grows.

@@ -41,7 +41,7 @@ def test_a_distribution_that_is_not_there_is_named(tmp_path):
         found_messages(Languages(tmp_path, messages=str(tmp_path / "django-5.*")))
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_every_run_is_scored_on_the_same_messages_in_every_language(tmp_path, monkeypatch, capsys):
     generator = np.random.default_rng(0)
     words = {

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent.parent
 SCRIPT = ROOT / "experiments" / "isoflop.py"
 FAST = (
-    "--preset", "byte-tiny", "token-tiny", "blt-tiny", "--budgets", "2e8", "6e8", "--patch-sizes", "3",
+    "--preset", "byte-tiny", "blt-tiny", "--budgets", "2e8", "6e8", "--patch-sizes", "3",
     "--row-bytes", "32", "--batch", "8", "--heldout-percent", "20",
     "--entropy-model", "entropy-tiny", "--entropy-bytes", "3000",
 )  # fmt: skip

@@ -71,7 +71,7 @@ def test_a_series_has_a_panel_and_each_size_and_rule_a_curve():
     ]  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_it_is_done_once_and_finds_everything_done_the_second_time(tmp_path, monkeypatch, capsys):
     small = {"sizes": ("tiny", "cpu-1"), "budgets": (2e8, 1e9), "row_bytes": 32, "batch": 8, "heldout_bytes": 2000}
     text = {"corpus": (written(tmp_path / "texts"),), "heldout_percent": 20, "out": tmp_path / "out"}

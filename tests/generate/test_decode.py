@@ -94,8 +94,10 @@ def compiled_loop(family, ahead, positions=4096, batch=2):
     ("family", "ahead", "batch"),
     [
         ("blt", 0, 1),  # with one row XLA stores and reads by other operations than with several
-        pytest.param("blt", 0, 2, marks=pytest.mark.slow),
-        *(pytest.param(*each, marks=pytest.mark.thorough) for each in (("blt", 3, 2), ("megabyte", 0, 2))),
+        *(
+            pytest.param(*each, marks=pytest.mark.thorough)
+            for each in (("blt", 0, 2), ("blt", 3, 2), ("megabyte", 0, 2))
+        ),
     ],
 )
 def test_a_step_copies_no_cache_and_makes_nothing_as_large(family, ahead, batch):
@@ -109,7 +111,7 @@ def test_a_step_copies_no_cache_and_makes_nothing_as_large(family, ahead, batch)
     assert compiled.memory_analysis().temp_size_in_bytes < max(leaf.size * leaf.dtype.itemsize for leaf in caches)
 
 
-@pytest.mark.parametrize("together", [0.0, pytest.param(0.5, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("together", [decode.TOGETHER, pytest.param(0.0, marks=pytest.mark.thorough)])
 def test_rows_that_wait_for_each_other_draw_what_they_draw_alone(together):
     case = CASES["released, global"]
     weights = random_weights(case, 3, random_rows(3, 8, 44))

@@ -84,7 +84,7 @@ def test_nothing_within_the_room_is_compiled_twice():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ahead", [0, 2])
+@pytest.mark.parametrize("ahead", [0, pytest.param(2, marks=pytest.mark.thorough)])
 def test_weights_on_a_mesh_of_eight_devices_write_the_same_text(ahead):
     w, mesh = weights(), make_mesh(MeshConfig(replica=2, data=2, model=2))
     on_mesh = [shard_params(jax.tree.map(jnp.asarray, params), mesh) for params in (w.params, w.entropy_params)]
@@ -99,6 +99,7 @@ def test_weights_on_a_mesh_of_eight_devices_write_the_same_text(ahead):
     assert [each.text for each in spread(*how)] == [each.text for each in generator()(*how)]
 
 
+@pytest.mark.slow
 def test_a_batch_of_one_and_a_stream_are_the_same_text():
     found = greedy()[1]
     stream = generator().stream(PROMPTS[1], 20, stop=Stop(eos=False), raw=True, every=3)

@@ -182,6 +182,7 @@ def greedy():
     return generator()(TEXTS, NEW, stop=ANY)
 
 
+@pytest.mark.slow
 def test_every_byte_is_the_likeliest_of_the_parallel_pass():
     ids = np.full((3, 40), 4, np.int32)
     for row, found in enumerate(greedy()):

@@ -57,7 +57,8 @@ def broken(folder, cache, processes, **how):
         assert process.wait(60) == 75, "one signal stops all, after the same step, with all saved"
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 4])
 def test_a_run_of_several_processes_that_is_killed_ends_as_if_it_had_not_been(tmp_path, processes):
     cache = tmp_path / "cache"
     assert local.wait(start(tmp_path / "unbroken", cache, processes)) == 0

@@ -19,6 +19,7 @@ def two_studies(texts, settings):
     return in_folders({"short": study, "long": dataclasses.replace(study, row_bytes=64)})
 
 
+@pytest.mark.slow
 def test_studies_are_run_joined_and_compared(texts, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(experiment, "keep_compiled", lambda folder: None)
     settings = Settings(tmp_path / "out", seeds=(0, 1))

@@ -112,6 +112,7 @@ def folder_of(study, row):
     return folder
 
 
+@pytest.mark.slow
 def test_a_study_that_is_interrupted_again_and_again_gives_the_same_table(unbroken, study, monkeypatch):
     expected = [row for row in unbroken[1] if row["family"] == "blt"]
     study = dataclasses.replace(study, preset=("blt-tiny",))

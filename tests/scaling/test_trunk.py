@@ -65,6 +65,7 @@ def part(branched, tmp_path):
     return copy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["byte-tiny", pytest.param("blt-tiny", marks=pytest.mark.thorough)])
 def test_a_run_that_left_a_trunk_is_to_the_bit_one_that_was_never_broken(branched, texts, tmp_path, name):
     study, _ = branched
@@ -120,6 +121,7 @@ def test_the_bootstrap_draws_the_runs_of_a_trunk_together(branched):
         assert times.shape == (100, 4) and (times == times[:, :1]).all() and len(set(times[:, 0])) > 1
 
 
+@pytest.mark.slow
 def test_a_study_killed_in_trunks_in_runs_and_between_gives_the_same_table(branched, tmp_path, monkeypatch):
     study = dataclasses.replace(branched[0], out=tmp_path / "study", budgets=BUDGETS[:2])
     shutil.copytree(next(branched[0].out.glob("corpus-*")), study.out / next(branched[0].out.glob("corpus-*")).name)

@@ -1,4 +1,5 @@
 import pyarrow.parquet
+import pytest
 
 from bltjax.presets import preset
 from bltjax.scaling.fit import from_manifests, own_table, points_of
@@ -54,6 +55,7 @@ def test_the_vocabulary_of_a_run_counts_its_tokens_without_special_ids():
     assert vocabulary_of({"family": "byte", "config": {"model": {"vocabulary_size": 260}}}) is None
 
 
+@pytest.mark.slow
 def test_a_study_of_vocabularies_keeps_all_its_runs_and_fits_the_best(vocabularies):
     study, rows, manifests = vocabularies
     assert [(r["preset"], r["vocabulary"]) for r in rows] == [

@@ -45,6 +45,7 @@ def study(html):
     return json.loads(re.search(r'<script type="application/json" id="study">(.*?)</script>', html, re.S)[1])
 
 
+@pytest.mark.slow
 def test_the_same_study_gives_the_same_bytes(html, data, report, tables):
     assert page(data, report, list(tables.values())) == html
 
