@@ -71,19 +71,8 @@ MORE = {("huber", "Chinchilla's, centred, noise .005"): 1000}
 @pytest.mark.parametrize(
     ("method", "study"),
     [
-        ("projection", "lopsided, off centre"),
-        ("projection", "a family's own cost"),
-        ("huber", "equal exponents, centred, noise .002"),
-        *(
-            pytest.param(*each, marks=pytest.mark.thorough)
-            for each in (
-                ("projection", "equal exponents, centred, noise .002"),
-                ("projection", "Chinchilla's, centred, noise .005"),
-                ("projection", "Chinchilla's, drifting"),
-                ("huber", "Chinchilla's, centred, noise .005"),
-                ("huber", "lopsided, off centre"),
-            )
-        ),
+        *(("projection", study) for study in STUDIES),
+        *(("huber", study) for study in [*STUDIES][:3]),
     ],
 )
 def test_intervals_of_95_percent_hold_the_truth_in_90_to_98_percent_of_studies(method, study):
