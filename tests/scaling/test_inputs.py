@@ -1,6 +1,7 @@
 import dataclasses
 import functools
 import threading
+import time
 
 import pytest
 
@@ -114,6 +115,15 @@ def test_what_is_shared_is_made_once_and_the_others_wait_for_it(study, monkeypat
     for name in ("prepare", "train", "score_corpus"):
         real = getattr(room, name)
         monkeypatch.setattr(room, name, lambda *a, real=real, name=name, **k: made.append(name) or real(*a, **k))
+    first = room.prepare
+
+    def prepare(*given):
+        deadline = time.monotonic() + 60
+        while not any("which makes corpus-" in words for words in said) and time.monotonic() < deadline:
+            time.sleep(0.01)  # until another one waits for it
+        return first(*given)
+
+    monkeypatch.setattr(room, "prepare", prepare)
     # A lock is of an open file, so threads of one process stand for processes here.
     monkeypatch.setattr(room, "fit", functools.partial(room.fit, stop=StopRequest()))
     found = []
