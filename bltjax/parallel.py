@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bltjax.sharding import check_axes, constrain, free_axes, is_spread, partition_spec, split_axis
+from bltjax.sharding import LOGICAL_AXES, check_axes, constrain, free_axes, is_spread, partition_spec, split_axis
 
 
 def per_device(
@@ -86,6 +86,32 @@ def summed_over_replicas(function: Callable[[Any, Any], Any]) -> Callable[[Any, 
         # here would be summed over replicas where it arises.
         run = jax.shard_map(on_one, in_specs=specs, out_specs=partition_spec(()), axis_names={replica}, check_vma=False)
         return run(whole, rows)
+
+    return call
+
+
+def by_replica(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """`function(whole, rows)` by each replica on its own rows, with nothing said between replicas.
+
+    Left to the compiler, a loop over all rows asks every device before each step whether it goes on, and what one row
+    waits for, all wait for. It is left to the compiler where a mesh splits anything but rows over replicas: XLA
+    (jaxlib 0.12) ends the process over a scatter in a loop of which only some axes are taken from it.
+
+    Args of what comes back:
+      whole: a pytree that all replicas hold; rows: a pytree of arrays, whose first axis the replicas share, as they do
+        that of all arrays of the result.
+    """
+
+    def call(whole: Any, rows: Any) -> Any:
+        free, sizes = free_axes()
+        if {name for name in free if sizes[name] > 1} != {LOGICAL_AXES["replicas"]}:
+            return function(whole, rows)
+        own = partition_spec(("batch",), tuple(free))
+        specs = partition_spec(()), own
+        # Unchecked: what is the same everywhere when a loop begins differs after a step.
+        return jax.shard_map(function, in_specs=specs, out_specs=own, axis_names=set(free), check_vma=False)(
+            whole, rows
+        )
 
     return call
 

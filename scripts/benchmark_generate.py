@@ -6,11 +6,11 @@
 The first measures the configuration `blt-bench` with random weights in float32, as scripts/benchmark.py does; every
 measurement is a fresh process, and the sides of a ratio take turns. `transformers` runs without its cache, which is
 wrong for this model: it computes the whole text anew for every byte. Patches are of 4 bytes, so that neither side has
-an entropy model to run. So are those of batches, by the length of their texts: rows have room for that and no more,
-but in one line, since with more room they read empty places of their windows. Then the same of rows that end their
-patches at different bytes: prompts of different lengths, cut by a small entropy model with random weights, and bytes
-drawn at random. The time of a new byte is that of the drawing alone, by their number; what reading the prompt adds is a
-row of its own.
+an entropy model to run. So are those of batches, by the length of their texts. Their rows are shared out over two
+devices, into which JAX divides the CPU; so that one sees what that is worth, there are lines for 16 rows on one device,
+and for one row of which two devices compute half of the heads each. Then 16 rows that end their patches at different
+bytes: prompts of different lengths, cut by a small entropy model with random weights, and bytes drawn at random. The
+time of a new byte is that of the drawing alone, by their number; what reading the prompt adds is a row of its own.
 
 The second measures guessing ahead (`Generator(ahead=...)`) on a trained model, by rows of a batch and guesses of a
 round, against the same model without it. Prompts are from the text of this repository's own source files.
@@ -43,6 +43,8 @@ class Task:
     rule: str = "strided"  # or "entropy": then each prompt of a batch is shorter than the one before
     room: int | None = None  # ids that a row has room for; None: those of the prompt and the new ones
     together: float | None = None  # see bltjax.generate.decode.Program; None: as it is
+    replicas: int = 1  # devices that share out the rows; on a CPU as many are made of it
+    heads: int = 1  # devices that share out heads and hidden units
     ahead: int = 0
     run: str | None = None  # folder of a trained model; None: the benchmark's configuration
     calls: int = 3
@@ -72,12 +74,13 @@ FAR = 8192
 ROOM = FAR + PATCH_BYTES
 SHORT, LONG = Task(512, 512, room=ROOM), Task(4096, 32, room=ROOM)
 FARTHEST, NEAR = Task(FAR - 64, 64, room=ROOM), Task(512 - 64, 64, room=ROOM)
+MIDDLE, FULL = Task(128, 256), Task(512, 512)
 UNLIKE = Task(128, 256, rule="entropy")
 
 
-def batch_row(name: str, task: Task, at_least: float | None = None) -> Row:
-    """Sixteen rows of a task beside one."""
-    return Row(name, dataclasses.replace(task, rows=16), task, at_least=at_least)
+def batch_row(name: str, task: Task, at_least: float | None = None, **how: Any) -> Row:
+    """Sixteen rows of a task, on two devices, beside one on one."""
+    return Row(name, dataclasses.replace(task, **{"rows": 16, "replicas": 2, **how}), task, at_least=at_least)
 
 
 ROWS = (
@@ -88,11 +91,14 @@ ROWS = (
     Row("a byte at context 8,192 over one at 512", FARTHEST, NEAR, at_most=1.3),
     batch_row("bytes per second of 16 rows over one, texts of 128 bytes", Task(32, 96), at_least=6),
     batch_row("16 rows over one, texts of 128 bytes, room for 1,024", Task(32, 96, room=1024), at_least=6),
-    batch_row("16 rows over one, texts of 384 bytes", Task(128, 256), at_least=6),
-    batch_row("16 rows over one, texts of 1,024 bytes", Task(512, 512), at_least=6),
+    batch_row("16 rows over one, texts of 384 bytes", MIDDLE, at_least=6),
+    batch_row("16 rows over one, texts of 1,024 bytes", FULL, at_least=6),
     batch_row("16 rows over one, patches by entropy, texts of 384 bytes", UNLIKE, at_least=6),
-    batch_row("the same, the global model run when any row waits", dataclasses.replace(UNLIKE, together=0.0)),
-    batch_row("the same, the global model run when all rows wait", dataclasses.replace(UNLIKE, together=1.0)),
+    batch_row("the same, the global model run when any row waits", UNLIKE, together=0.0),
+    batch_row("the same, the global model run when all rows wait", UNLIKE, together=1.0),
+    batch_row("16 rows on one device over one, texts of 384 bytes", MIDDLE, replicas=1),
+    batch_row("16 rows on one device over one, texts of 1,024 bytes", FULL, replicas=1),
+    batch_row("one row by two devices over one, texts of 1,024 bytes", FULL, rows=1, replicas=1, heads=2),
 )
 AHEAD, BATCHES = (1, 2, 4, 8, 16), (1, 4, 16)
 
@@ -141,13 +147,20 @@ def measure_ours(task: Task) -> dict[str, Any]:
     """Seconds of a new byte and of the prompt, and how far guesses held."""
     import jax
 
+    from bltjax.config import MeshConfig
     from bltjax.generate import Generator, Sampling, Stop, decode
+    from bltjax.sharding import make_mesh
     from bltjax.trained import load_source
 
     jax.config.update("jax_default_matmul_precision", "highest")  # float32 as it is on CPUs
+    devices = task.replicas * task.heads
+    if task.device == "cpu" and devices > 1:
+        jax.config.update("jax_num_cpu_devices", devices)
     if task.together is not None:
         decode.TOGETHER = task.together
     source = random_source(task.rule) if task.run is None else load_source(task.run)
+    if devices > 1:
+        source = source.on(make_mesh(MeshConfig(replica=task.replicas, model=task.heads), jax.devices()[:devices]))
     room = task.room or 1 + task.prompt + task.new  # 1: texts get a BOS
 
     class Timed(Generator):
@@ -266,6 +279,8 @@ class Measured:
         if len(found) < turns:
             python = sys.executable if side == "ours" else self.arguments.peer_python
             there = dataclasses.replace(task, device=self.arguments.device)
+            if there.device == "gpu":  # one of them
+                there = dataclasses.replace(there, replicas=1, heads=1)
             found.append(measure_apart(str(python), side, there, self.compiled))
             self.versions.add(found[-1]["version"])
 

@@ -23,7 +23,7 @@ from bltjax.config import (
 )
 from bltjax.families import abstract_params, build
 from bltjax.patching import Patches
-from bltjax.sharding import make_mesh, parameter_shardings, shard_params
+from bltjax.sharding import batch_sharding, make_mesh, parameter_shardings, shard_params
 from tests.programs import quick_jit
 
 ROWS, BYTES, SLOTS = 8, 64, 32
@@ -208,6 +208,30 @@ def test_the_hash_tables_are_never_gathered():
     shapes = re.findall(r"f32\[(\d+(?:,\d+)*)\]", text)
     widths = {shape for shape in shapes if shape.startswith(f"{rows},") or shape.endswith(f",{rows}")}
     assert widths == {f"{rows},8"}, "only parts of the table, a quarter of its width of 32"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sizes", [{"replica": 4}, {"replica": 2, "data": 2}])
+def test_replicas_go_round_a_loop_as_often_as_their_own_rows_need(sizes, kind):
+    rows, step = jnp.arange(8.0), jnp.float32(1.0)
+
+    def until_seven(step, rows):
+        """How often each row's device goes round: until its last row is 7."""
+        rounds = jnp.zeros(len(rows))
+        return jax.lax.while_loop(
+            lambda carry: jnp.any(carry[0] < 7), lambda carry: (carry[0] + step, carry[1] + 1), (rows, rounds)
+        )[1]
+
+    mesh = make_mesh(MeshConfig(**sizes), jax.devices()[:4], kind)
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(rows, batch_sharding(mesh))
+        program = jax.jit(parallel.by_replica(until_seven)).lower(step, placed).compile()
+        found = np.asarray(program(step, placed))
+    talks = re.search(r"all-reduce|all-gather|all-to-all|collective-permute", program.as_text()) is not None
+    if sizes == {"replica": 4}:
+        assert found.tolist() == [7, 7, 5, 5, 3, 3, 1, 1] and not talks
+    else:  # left to the compiler
+        assert found.tolist() == [7] * 8 and talks
 
 
 @pytest.mark.slow

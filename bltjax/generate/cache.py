@@ -6,7 +6,7 @@ part of a prompt. `flat` and `latent` call this for every tower. Layers are thos
 they attend to is given here.
 
 A cache is a ring: position t of a row lies at place t modulo the number of places. A window of w positions needs
-w places, whatever the length of the row; without a window there are places for the whole row. These lie in pieces, each
+w places, whatever the length of the row; without a window there are places for the whole row. They lie in pieces, each
 as long as all before it, of which only those in use are read: room for a long row costs a short one nothing but memory,
 and no row, past the first piece, more than twice what it has. (A part of one array would be copied before it is read.)
 """
@@ -28,7 +28,7 @@ from bltjax.layers import rotation_at
 from bltjax.sharding import constrain
 from bltjax.transformer import TransformerLayer
 
-BLOCK = 256  # places of the first piece, and those that many queries read at once
+BLOCK = 256  # places that many queries read at once; even, since the first piece has half as many
 
 NOWHERE = np.iinfo(np.int32).max  # the place of what is not to be stored
 
@@ -71,14 +71,10 @@ def split_layers(params: Any) -> tuple[Any, ...]:
     return tuple(jax.tree.unflatten(structure, [leaf[i] for leaf in leaves]) for i in range(leaves[0].shape[0]))
 
 
-def empty_kept(batch: int, key_heads: int, head_width: int, places: int, dtype: Any, is_ring: bool = False) -> Kept:
-    """Room for keys and values of so many positions, or some more.
-
-    Args:
-      is_ring: all places will be in use, and lie in one piece.
-    """
+def empty_kept(batch: int, key_heads: int, head_width: int, places: int, dtype: Any) -> Kept:
+    """Room for keys and values of so many positions, or some more."""
     places = max(places, 1) if places <= BLOCK else -(-places // BLOCK) * BLOCK
-    sizes = [places] if is_ring else [min(places, BLOCK)]
+    sizes = [min(places, BLOCK // 2)]
     while sum(sizes) < places:
         sizes.append(min(sum(sizes), places - sum(sizes)))
 
@@ -101,9 +97,8 @@ def empty_cache(config: TransformerConfig, compute: ComputeConfig, batch: int, p
       ahead: how many of the positions that were read may be taken back: the next ones go to their places, and what the
         window still reaches has not been overwritten.
     """
-    is_ring = config.window is not None
     places = min(config.window + ahead, positions) if config.window is not None else positions
-    one = batch, config.key_heads, config.head_width, places, compute.dtype, is_ring
+    one = batch, config.key_heads, config.head_width, places, compute.dtype
     return Cache(layers=tuple(empty_kept(*one) for _ in range(config.layers)))
 
 
@@ -142,7 +137,8 @@ def look_kept(
 
         def read(before: Found, keys: Rows = keys, values: Rows = values, begin: int = begin) -> Found:
             if q.shape[3] == 1 or values.shape[2] <= BLOCK:
-                return merge(before, look(q, keys, values, visible(begin + jnp.arange(values.shape[2]))))
+                seen = look(q, keys, values, visible(begin + jnp.arange(values.shape[2])))
+                return seen if begin == 0 else merge(before, seen)
 
             def block(j: Array, before: Found) -> Found:
                 some_keys = jax.lax.dynamic_slice_in_dim(keys, j * BLOCK, BLOCK, 2)
@@ -274,7 +270,8 @@ def read_layers(
     index = jnp.arange(new)
     places = position[:, None] + index
     window = config.window or jnp.iinfo(jnp.int32).max
-    angles = rotation_at(places, config.head_width, config.rope_theta)
+    # Once: XLA would have every layer work out all cosines again, for queries and for keys.
+    angles = jax.lax.optimization_barrier(rotation_at(places, config.head_width, config.rope_theta))
 
     def sees(other: Array) -> Array:
         """Who sees positions [batch, some], all of which come before or are among the new ones."""

@@ -10,6 +10,7 @@ waits, its last byte drawn and known to the patching rule alone, until so many o
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import chex
@@ -21,6 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 from bltjax import vocabulary
 from bltjax.generate.kinds import Kind, Model, kind_of
 from bltjax.generate.sampling import Drawing, draw
+from bltjax.parallel import by_replica
 
 # With 16 rows of `blt-bench`, each 128 to 384 bytes long, on two cores (scripts/benchmark_generate.py, jax 0.12.0.1) a
 # byte took 1.2 ms, against 1.5 where the global model runs when any row waits, and 2.0 where all must wait; a quarter
@@ -152,7 +154,11 @@ def noted(
 @functools.partial(jax.jit, static_argnames="program", donate_argnames="session")
 def read_prompts(program: Program, params: Any, session: Session, threshold: Float[Array, ""]) -> Session:
     """Reads the ids that have not been read, `program.part` at a time."""
-    index = jnp.arange(program.part)
+    return by_replica(functools.partial(_read, program))((params, threshold), session)
+
+
+def _read(program: Program, whole: tuple[Any, Array], session: Session) -> Session:
+    (params, threshold), index = whole, jnp.arange(program.part)
 
     def body(session: Session) -> Session:
         places = jnp.minimum(session.read[:, None] + index, program.positions - 1)
@@ -188,6 +194,26 @@ def draw_ids(
     A row ends with the id that reaches a limit, and with an EOS. Each row that has not ended must have room for
     `limits.steps` more ids.
     """
+    return each_draws(functools.partial(_draw, program), params, session, threshold, drawing, limits)
+
+
+def each_draws(
+    draws: Callable[..., Session], params: Any, session: Session, threshold: Array, drawing: Drawing, limits: Limits
+) -> Session:
+    """What `draws`, given the other arguments, makes of a session; replicas make it of their own rows."""
+
+    def by_one(whole: Any, rows: Any) -> Session:
+        (params, threshold, how, limits), (session, keys) = whole, rows
+        return draws(params, session, threshold, Drawing(keys=keys, **how), limits)
+
+    how = dict(vars(drawing))
+    keys = how.pop("keys")
+    return by_replica(by_one)((params, threshold, how, limits), (session, keys))
+
+
+def _draw(
+    program: Program, params: Any, session: Session, threshold: Array, drawing: Drawing, limits: Limits
+) -> Session:
     row = jnp.arange(session.ids.shape[0])
 
     def goes_on(carry: tuple[Session, Array, Array]) -> Array:

@@ -84,8 +84,8 @@ class Generator:
     prompts. Within the room that there is neither a longer prompt nor more bytes compiles anything again, and another
     Generator of the same configuration and room finds them compiled.
 
-    Params that lie on a mesh (`sharding.shard_params`) are used where they lie, and rows are split as batches are in
-    training; rows that are missing to divide them are made up, and left out of what comes back.
+    Params that lie on a mesh (`Source.on`) are used where they lie, and rows are split as batches are in training; rows
+    that are missing to divide them are made up, and left out of what comes back. Replicas go on without each other.
     """
 
     def __init__(

@@ -8,6 +8,7 @@ import dataclasses
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Bool, Int, Int32
 
 from bltjax import vocabulary
@@ -19,6 +20,7 @@ from bltjax.config import (
 )
 from bltjax.interop.huggingface_config import Pretrained
 from bltjax.patching.rules import PREFIX_CONSISTENT, entropy_threshold
+from bltjax.sharding import shard_params
 
 Prompt = str | bytes | np.ndarray  # text, any bytes, or ids
 
@@ -106,6 +108,15 @@ class Source:
             patcher = PatcherConfig(threshold=pretrained.threshold, max_patch_length=pretrained.max_patch_length)
         entropy = (pretrained.entropy_config, pretrained.entropy_params) if patcher.rule == "entropy" else (None, None)
         return cls(pretrained.config, pretrained.params, patcher, *entropy)
+
+    def on(self, mesh: Mesh) -> "Source":
+        """The same with its params laid out over the devices of a mesh, whose replicas share out the rows of a batch.
+
+        Raises:
+          ValueError: where a mesh axis does not divide a dimension that it splits.
+        """
+        entropy = None if self.entropy_params is None else shard_params(self.entropy_params, mesh)
+        return dataclasses.replace(self, params=shard_params(self.params, mesh), entropy_params=entropy)
 
     @property
     def vocabulary_size(self) -> int:

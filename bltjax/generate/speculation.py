@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from bltjax.generate import latent
-from bltjax.generate.decode import RUNNING, Limits, Program, Session, filled, noted, reasons
+from bltjax.generate.decode import RUNNING, Limits, Program, Session, each_draws, filled, noted, reasons
 from bltjax.generate.sampling import Drawing, draw
 from bltjax.generate.state import Latent, LatentState
 
@@ -34,6 +34,12 @@ def draw_ahead(
     program: Program, params: Any, session: Session, threshold: Float[Array, ""], drawing: Drawing, limits: Limits
 ) -> Session:
     """Draws ids and reads them, `Latent.ahead` + 1 at most in a round; arguments and result as for `draw_ids`."""
+    return each_draws(functools.partial(_draw, program), params, session, threshold, drawing, limits)
+
+
+def _draw(
+    program: Program, params: Any, session: Session, threshold: Array, drawing: Drawing, limits: Limits
+) -> Session:
     model = program.model
     assert isinstance(model, Latent)
     row, index = jnp.arange(session.ids.shape[0])[:, None], jnp.arange(model.ahead + 1)

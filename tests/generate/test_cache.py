@@ -41,7 +41,7 @@ def test_keys_in_several_places_and_pieces_are_those_of_one_softmax(filled, quer
         *(x.swapaxes(1, 2) for x in old),
         jnp.tile(jnp.arange(32), (BATCH, 1)),
     )
-    assert [piece.shape[2] for piece in kept[0]] == [8, 8, 16]
+    assert [piece.shape[2] for piece in kept[0]] == [4, 4, 8, 16]
     draw = np.random.default_rng(2)
     sees_old, sees_new = draw.random((BATCH, queries, 32)) < 0.6, draw.random((BATCH, queries, 5)) < 0.5
     sees_old &= np.arange(32) < filled
@@ -63,7 +63,7 @@ def test_keys_in_several_places_and_pieces_are_those_of_one_softmax(filled, quer
 
 def test_a_ring_holds_the_newest_positions_of_every_row():
     size = 5
-    kept = jax.tree.map(lambda x: x - 1, empty_kept(2, 1, 3, size, jnp.float32, is_ring=True))
+    kept = jax.tree.map(lambda x: x - 1, empty_kept(2, 1, 3, size, jnp.float32))
     for t in range(13):
         places = jnp.array([[t % size], [t % size if t < 3 else NOWHERE]])  # the second row ends after 3 positions
         new = jnp.broadcast_to(jnp.arange(3.0), (2, 1, 1, 3))
@@ -93,7 +93,7 @@ def test_room_is_that_of_the_window_or_of_the_row():
     assert places_of(empty_cache(tower, compute, 1, 50).layers[0]) == 50
     longest = empty_cache(TransformerConfig(16, 1, 4, window=None), compute, 1, 5000).layers[0]
     assert 5000 <= places_of(longest) < 5000 + cache.BLOCK
-    assert [piece.shape[2] for piece in longest[0]] == [256, 256, 512, 1024, 2048, 1024]
+    assert [piece.shape[2] for piece in longest[0]] == [128, 128, 256, 512, 1024, 2048, 1024]
 
 
 @pytest.mark.parametrize("queries", [1, 3])

@@ -1,18 +1,18 @@
 """Text in, text out: what is drawn is what the parallel pass says, whatever else is in the batch, and compiled once."""
 
 import functools
+import re
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from bltjax import generate as package
 from bltjax.config import MeshConfig, TokenTransformerConfig
 from bltjax.families import abstract_params, build
-from bltjax.generate import Generator, Sampling, Source, Stop
+from bltjax.generate import Generator, Sampling, Source, Stop, decode
 from bltjax.interop.huggingface_config import Pretrained
-from bltjax.sharding import make_mesh, shard_params
+from bltjax.sharding import make_mesh
 from tests import dense
 from tests.generate.models import CASES, FLAT, Reversed, parallel, random_rows, random_weights
 from tests.programs import compilations, quick_jit
@@ -83,13 +83,14 @@ def test_nothing_within_the_room_is_compiled_twice():
     assert not seen
 
 
+def generator_on(mesh, ahead=0):
+    return Generator(generator().source.on(mesh), capacity=CAPACITY, ahead=ahead)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("ahead", [0, pytest.param(2, marks=pytest.mark.thorough)])
 def test_weights_on_a_mesh_of_eight_devices_write_the_same_text(ahead):
-    w, mesh = weights(), make_mesh(MeshConfig(replica=2, data=2, model=2))
-    on_mesh = [shard_params(jax.tree.map(jnp.asarray, params), mesh) for params in (w.params, w.entropy_params)]
-    source = Source(CASE.config, on_mesh[0], w.patcher, CASE.entropy, on_mesh[1])
-    spread = Generator(source, capacity=CAPACITY, ahead=ahead)
+    spread = generator_on(make_mesh(MeshConfig(replica=2, data=2, model=2)), ahead)
     found = spread(PROMPTS, 20, stop=Stop(eos=False))  # three rows, for four devices that share them
     for one, other in zip(found, greedy(), strict=True):
         assert one.text == other.text
@@ -97,6 +98,27 @@ def test_weights_on_a_mesh_of_eight_devices_write_the_same_text(ahead):
         np.testing.assert_allclose(one.nats, other.nats, atol=1e-3)
     how = (PROMPTS, 20, Sampling(temperature=1.0, seed=7), Stop(eos=False, strings=[b"q"]))
     assert [each.text for each in spread(*how)] == [each.text for each in generator()(*how)]
+
+
+@pytest.mark.slow
+def test_replicas_write_their_rows_without_a_word_between_them():
+    spread = generator_on(make_mesh(MeshConfig(replica=2), jax.devices()[:2]))
+    found = spread(PROMPTS, 20, stop=Stop(eos=False))  # two rows and one, with one made up
+    for one, other in zip(found, greedy(), strict=True):
+        assert one.text == other.text
+        np.testing.assert_allclose(one.nats, other.nats, atol=1e-3)
+    called = {}
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("read_prompts", "draw_ids"):
+            program = getattr(decode, name)
+            patch.setattr(decode, name, lambda *given, name=name: called.setdefault(name, given)[2])
+            called[name, "program"] = program
+        session = spread._begin(PROMPTS, 20)[1]
+        spread._draw(session, 20, 20, Sampling(temperature=1.0), Stop())
+    with spread._on_mesh():
+        for name in ("read_prompts", "draw_ids"):
+            text = called[name, "program"].lower(*called[name]).compile().as_text()
+            assert not re.findall(r"all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter", text)
 
 
 @pytest.mark.slow
