@@ -24,9 +24,9 @@ from bltjax.generate.kinds import Kind, Model, kind_of
 from bltjax.generate.sampling import Drawing, draw
 from bltjax.parallel import by_replica
 
-# With 16 rows of `blt-bench`, each 128 to 384 bytes long, on two cores (scripts/benchmark_generate.py, jax 0.12.0.1) a
-# byte took 1.2 ms, against 1.5 where the global model runs when any row waits, and 2.0 where all must wait; a quarter
-# and three quarters made 1.2 and 1.3.
+# With 16 rows of `blt-bench`, each 128 to 384 bytes long, eight on each of two devices of a CPU with two cores
+# (scripts/benchmark_generate.py, jax 0.12.0.1), a byte took 1.2 ms, against 1.6 where the global model runs when any row
+# waits, and 1.7 where all must wait.
 TOGETHER = 0.5
 
 RUNNING, BY_EOS, BY_BYTES, BY_PATCHES = range(4)  # why a row has ended
