@@ -102,8 +102,11 @@ def test_weights_on_a_mesh_of_eight_devices_write_the_same_text(ahead):
 
 @pytest.mark.slow
 def test_replicas_write_their_rows_without_a_word_between_them():
-    spread = generator_on(make_mesh(MeshConfig(replica=2), jax.devices()[:2]))
+    mesh = make_mesh(MeshConfig(replica=2), jax.devices()[:2])
+    spread = generator_on(mesh)
     found = spread(PROMPTS, 20, stop=Stop(eos=False))  # two rows and one, with one made up
+    guessed = generator_on(mesh, ahead=2)(PROMPTS, 20, stop=Stop(eos=False))
+    assert [each.text for each in guessed] == [each.text for each in found]
     for one, other in zip(found, greedy(), strict=True):
         assert one.text == other.text
         np.testing.assert_allclose(one.nats, other.nats, atol=1e-3)
