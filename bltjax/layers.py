@@ -14,6 +14,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from bltjax.blocked import Blocked
 from bltjax.config import TransformerConfig
 from bltjax.parallel import exchanged, joined, per_device, summed, summed_part
 from bltjax.sharding import gathered, is_spread, split_axis, summing_axis
@@ -60,7 +61,10 @@ class Projection(nn.Module):
     result: str | None = None
 
     @nn.compact
-    def kernel(self) -> Float[Array, "..."]:
+    def kernel(self) -> Float[Array, "..."] | Blocked:
+        given = self.get_variable("params", "kernel")
+        if isinstance(given, Blocked):
+            return given
         return self.param("kernel", truncated_normal(self.std), (*self.inputs, *self.outputs), jnp.float32)
 
     def __call__(self, x: Float[Array, "batch positions ..."]) -> Float[Array, "batch positions ..."]:
@@ -71,7 +75,7 @@ class Projection(nn.Module):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def product(
     x: Float[Array, "batch positions ..."],
-    kernel: Float[Array, "..."],
+    kernel: Float[Array, "..."] | Blocked,
     axes: Axes,
     inputs: int = 1,
     result: str | None = None,
@@ -82,10 +86,12 @@ def product(
     in which the kernel lies: left to a compiler, that sum is made whole on every device first.
 
     Args:
-      kernel: float32; on a mesh in the parts that `axes` say.
+      kernel: float32; on a mesh in the parts that `axes` say. One that is `Blocked` has no gradient.
       axes: logical names of the kernel's axes.
       result: dtype of what comes out; None: that of x. Its gradient is rounded to that of x all the same.
     """
+    if isinstance(kernel, Blocked):
+        return kernel.times(x, result)
     x_axes, out_axes = _around(x.ndim - inputs, axes, inputs)
     parts, over = split_axis("shard"), _summing(x_axes[x.ndim - inputs :])
 
@@ -233,7 +239,7 @@ class Embedding(nn.Module):
 
 
 @jax.checkpoint
-def _gated_product(gate: Array, up: Array, kernel: Array) -> Array:
+def _gated_product(gate: Array, up: Array, kernel: Array | Blocked) -> Array:
     out: Any = product(nn.silu(gate) * up, kernel, ("hidden", "shard"))
     return out
 

@@ -108,7 +108,7 @@ class LocalEncoder(nn.Module):
             origin = learned_queries(config, x.shape[0], slots)
         else:
             axes, std = ("shard", "width"), local.width**-0.5
-            origin = Projection((local.width,), (config.patch_width,), axes, std, name="patch_projection").kernel()
+            origin: Any = Projection((local.width,), (config.patch_width,), axes, std, name="patch_projection").kernel()
 
         def query_rows(h: Array, origin: Array) -> Array:
             if cross.pooling == "none":

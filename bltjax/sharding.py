@@ -261,6 +261,11 @@ def mesh_of(params: Any) -> Mesh | None:
     return None
 
 
+def is_whole_on_each(mesh: Mesh | None) -> bool:
+    """Whether a mesh splits rows over replicas at most, so that each device holds all params and runs all layers."""
+    return mesh is None or {name for name, size in mesh.shape.items() if size > 1} <= {LOGICAL_AXES["replicas"]}
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The sharding of what every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())

@@ -6,10 +6,10 @@
 The first measures the configuration `blt-bench` with random weights in float32, as scripts/benchmark.py does; every
 measurement is a fresh process, and the sides of a ratio take turns. `transformers` runs without its cache, which is
 wrong for this model: it computes the whole text anew for every byte. Patches are of 4 bytes, so that neither side has
-an entropy model to run. So are those of batches, by the length of their texts. Two devices, into which JAX divides the
-CPU, compute half of the heads and hidden units each; so that one sees what that is worth, there are lines for 16 rows
-on one device, for 8 on each, and for one row by two devices. Rows that end their patches at different bytes, 8 on each
-device, have prompts of different lengths, cut by a small entropy model with random weights, and bytes drawn at random.
+an entropy model to run. So are those of batches, by the length of their texts. The two devices into which JAX divides
+the CPU write 8 rows each; so that one sees what that is worth, there are lines for 16 rows on one device, and for 16
+and one by two devices that compute half of the heads and hidden units each. Rows that end their patches at different
+bytes have prompts of different lengths, cut by a small entropy model with random weights, and bytes drawn at random.
 The time of a new byte is that of the drawing alone, by their number; what reading the prompt adds is a row of its own.
 
 The second measures guessing ahead (`Generator(ahead=...)`) on a trained model, by rows of a batch and guesses of a
@@ -79,8 +79,8 @@ UNLIKE = Task(128, 256, rule="entropy")
 
 
 def batch_row(name: str, task: Task, at_least: float | None = None, **how: Any) -> Row:
-    """Sixteen rows of a task, by two devices that share out the heads, beside one on one."""
-    how = {"rows": 16, "heads": 1 if "replicas" in how else 2, **how}
+    """Sixteen rows of a task, eight on each of two devices, beside one on one."""
+    how = {"rows": 16, "replicas": 1 if "heads" in how else 2, **how}
     return Row(name, dataclasses.replace(task, **how), task, at_least=at_least)
 
 
@@ -94,14 +94,13 @@ ROWS = (
     batch_row("16 rows over one, texts of 128 bytes, room for 1,024", Task(32, 96, room=1024), at_least=6),
     batch_row("16 rows over one, texts of 384 bytes", MIDDLE, at_least=6),
     batch_row("16 rows over one, texts of 1,024 bytes", FULL, at_least=6),
-    batch_row("16 rows over one, patches by entropy, texts of 384 bytes", UNLIKE, at_least=6, replicas=2),
-    batch_row("the same, the global model run when any row waits", UNLIKE, replicas=2, together=0.0),
-    batch_row("the same, the global model run when all rows wait", UNLIKE, replicas=2, together=1.0),
+    batch_row("16 rows over one, patches by entropy, texts of 384 bytes", UNLIKE, at_least=6),
+    batch_row("the same, the global model run when any row waits", UNLIKE, together=0.0),
+    batch_row("the same, the global model run when all rows wait", UNLIKE, together=1.0),
     batch_row("16 rows on one device over one, texts of 384 bytes", MIDDLE, heads=1),
     batch_row("16 rows on one device over one, texts of 1,024 bytes", FULL, heads=1),
-    batch_row("8 rows on each of two devices over one on one, texts of 1,024 bytes", FULL, replicas=2),
-    batch_row("one row by two devices over one on one, texts of 384 bytes", MIDDLE, rows=1),
-    batch_row("one row by two devices over one on one, texts of 1,024 bytes", FULL, rows=1),
+    batch_row("16 rows by two devices that share out the heads over one on one, texts of 1,024 bytes", FULL, heads=2),
+    batch_row("one row by two devices that share out the heads over one on one, the same", FULL, heads=2, rows=1),
 )
 AHEAD, BATCHES = (1, 2, 4, 8, 16), (1, 4, 16)
 

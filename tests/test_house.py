@@ -18,7 +18,7 @@ PACKAGE = ROOT / "bltjax"
 FLOORS = (
     {"config", "vocabulary", "batch"},
     {"sharding"},  # holds the activation helper that modules call
-    {"parallel"},
+    {"parallel", "blocked"},
     {"presets", "layers", "attention", "kernels", "hashing", "patching"},
     {"entropy_model", "transformer", "cross_attention"},
     {"local", "global_model"},

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from bltjax import vocabulary
+from bltjax.blocked import MANY, in_one_piece
 from bltjax.generate.kinds import Kind, Model, kind_of
 from bltjax.generate.sampling import Drawing, draw
 from bltjax.parallel import by_replica
@@ -159,6 +160,8 @@ def read_prompts(program: Program, params: Any, session: Session, threshold: Flo
 
 def _read(program: Program, whole: tuple[Any, Array], session: Session) -> Session:
     (params, threshold), index = whole, jnp.arange(program.part)
+    if session.ids.shape[0] * program.part > MANY:
+        params = in_one_piece(params)
 
     def body(session: Session) -> Session:
         places = jnp.minimum(session.read[:, None] + index, program.positions - 1)

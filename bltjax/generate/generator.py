@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float32, Int32
 
+from bltjax.blocked import in_blocks
 from bltjax.config import PatcherConfig
 from bltjax.generate import decode
 from bltjax.generate.decode import BY_BYTES, BY_EOS, BY_PATCHES, RUNNING, Limits, Program, Session
@@ -24,7 +25,7 @@ from bltjax.generate.sampling import GREEDY, Sampling, drawing
 from bltjax.generate.source import Pretrained, Prompt, Source
 from bltjax.generate.speculation import draw_ahead
 from bltjax.generate.text import AT_EOS, Characters, Stop, cut, safe
-from bltjax.sharding import batch_ways, mesh_of
+from bltjax.sharding import batch_ways, is_whole_on_each, mesh_of
 
 REASONS = {BY_EOS: "eos", BY_BYTES: "bytes", BY_PATCHES: "patches"}
 LOOK_EVERY = 32  # ids drawn between two looks for stop strings
@@ -123,9 +124,11 @@ class Generator:
         self.capacity = capacity
         self.patch_capacity = min(capacity, patch_capacity or capacity)
         model, params = prepared(source, capacity, self.patch_capacity, ahead)
-        # On the device once, and not again with every call.
-        self._params = jax.tree.map(jnp.asarray, params)
         self._mesh = mesh_of(source.params)
+        # On the device once, and not again with every call.
+        params = jax.tree.map(jnp.asarray, params)
+        on_cpu = all(device.platform == "cpu" for device in jax.tree.leaves(params)[0].devices())
+        self._params = jax.jit(in_blocks)(params) if on_cpu and is_whole_on_each(self._mesh) else params
         self._threshold = jnp.float32(0.0 if source.patcher is None else source.patcher.threshold or 0.0)
         self._program = Program(model, capacity, min(part, capacity), decode.TOGETHER)
         self._id_bytes = jnp.asarray(source.id_bytes())

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from bltjax import generate as package
+from bltjax.blocked import MANY, Blocked, in_blocks
 from bltjax.config import MeshConfig, TokenTransformerConfig
 from bltjax.families import abstract_params, build
 from bltjax.generate import Generator, Sampling, Source, Stop, decode
+from bltjax.generate import generator as generator_room
 from bltjax.interop.huggingface_config import Pretrained
 from bltjax.sharding import make_mesh
 from tests import dense
@@ -100,10 +102,39 @@ def test_weights_on_a_mesh_of_eight_devices_write_the_same_text(ahead):
     assert [each.text for each in spread(*how)] == [each.text for each in generator()(*how)]
 
 
+def of_blocks(made):
+    return [leaf for leaf in jax.tree.leaves(made._params, is_leaf=is_blocked) if is_blocked(leaf)]
+
+
+def is_blocked(leaf):
+    return isinstance(leaf, Blocked)
+
+
+@pytest.mark.parametrize(("part", "ahead"), [(CAPACITY, 0), (8, 0), pytest.param(8, 3, marks=pytest.mark.slow)])
+def test_kernels_in_blocks_write_the_same_text(part, ahead, monkeypatch):
+    assert not of_blocks(generator()), "kernels as small as these are left alone"
+    monkeypatch.setattr(generator_room, "in_blocks", functools.partial(in_blocks, columns=8, smallest=1))
+    assert 3 * 8 < MANY < 3 * CAPACITY, "a prompt is read with kernels of either form"
+    made = Generator(generator().source, capacity=CAPACITY, part=part, ahead=ahead)
+    assert len(of_blocks(made)) == 7 * (2 + 1 + 2 + 2) + 4 * (1 + 2), "seven a layer, four a cross-attention"
+    for one, other in zip(made(PROMPTS, 20, stop=Stop(eos=False)), greedy(), strict=True):
+        assert one.text == other.text
+        np.testing.assert_allclose(one.nats, other.nats, atol=1e-3)
+        np.testing.assert_allclose(one.entropies, other.entropies, atol=1e-3)
+
+
+def test_kernels_that_devices_share_out_do_not_lie_in_blocks(monkeypatch):
+    monkeypatch.setattr(generator_room, "in_blocks", functools.partial(in_blocks, columns=8, smallest=1))
+    assert of_blocks(generator_on(make_mesh(MeshConfig(replica=2), jax.devices()[:2])))
+    assert not of_blocks(generator_on(make_mesh(MeshConfig(model=2), jax.devices()[:2])))
+
+
 @pytest.mark.slow
-def test_replicas_write_their_rows_without_a_word_between_them():
+def test_replicas_write_their_rows_without_a_word_between_them(monkeypatch):
+    monkeypatch.setattr(generator_room, "in_blocks", functools.partial(in_blocks, columns=8, smallest=1))
     mesh = make_mesh(MeshConfig(replica=2), jax.devices()[:2])
     spread = generator_on(mesh)
+    assert of_blocks(spread)
     found = spread(PROMPTS, 20, stop=Stop(eos=False))  # two rows and one, with one made up
     guessed = generator_on(mesh, ahead=2)(PROMPTS, 20, stop=Stop(eos=False))
     assert [each.text for each in guessed] == [each.text for each in found]
