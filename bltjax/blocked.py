@@ -4,9 +4,9 @@ In go params of layers; out come the same, large kernels as `Blocked`, which `la
 `generate` lays its params out like this: each of its steps multiplies a row or some rows by every kernel of the model.
 
 Of a kernel in one piece XLA on a CPU takes some columns at a time, and walks through all of its memory for them in
-strides as wide as it. A block lies in one piece. With `blt-bench` in float32 (two cores, jax 0.12.0.1) a product of 8
-rows takes half to two thirds of the time, of 16 rows about 0.7, of 64 and more as long. Blocks of 32 columns are faster
-by a tenth for one row and slower by a fifth for 8; of 128 columns they are slower for one row than no blocks at all.
+strides as wide as it. A block lies in one piece. On two cores (float32, jax 0.10 and 0.12) products of 2 to 16 rows
+gain most, one row gains little, and 64 rows and more gain nothing. Narrower blocks are better for one row and worse for
+8; wider ones are worse for one row than none at all.
 """
 
 import dataclasses
