@@ -33,7 +33,7 @@ from bltjax.data.stream import ByteStream, read_entropies
 from bltjax.data.tokenizer import Tokenizer, train
 from bltjax.data.views import BLTSource, ByteSource, StreamSource, TokenSource
 from bltjax.data.write import prepare
-from bltjax.lock import Lock, holder
+from bltjax.lock import Busy, Lock
 from bltjax.metrics import Progress
 from bltjax.patching.calibrate import calibrate, check_starts
 from bltjax.scaling.rates import learning_rate_rule
@@ -118,10 +118,11 @@ class Inputs:
     def _sole(self, made: Path) -> Lock:
         """The sole right to make something; waits while another process makes it, so look again whether it is there."""
         path = made.with_name(f".{made.name}.lock")  # hidden: it is no input
-        by = holder(path)
-        if by is not None:
-            self._say(f"waiting for {by}, which makes {made.name}")
-        return Lock(path, wait=True)
+        try:
+            return Lock(path)
+        except Busy as busy:
+            self._say(f"waiting for {busy.holder}, which makes {made.name}")
+            return Lock(path, wait=True)
 
     def _once(self, what: Hashable, make: Callable[[], Made]) -> Made:
         if what not in self._made:

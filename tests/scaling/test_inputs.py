@@ -117,10 +117,13 @@ def test_what_is_shared_is_made_once_and_the_others_wait_for_it(study, monkeypat
         monkeypatch.setattr(room, name, lambda *a, real=real, name=name, **k: made.append(name) or real(*a, **k))
     first = room.prepare
 
+    def waiting():
+        return sum("which makes corpus-" in words for words in said)
+
     def prepare(*given):
         deadline = time.monotonic() + 60
-        while not any("which makes corpus-" in words for words in said) and time.monotonic() < deadline:
-            time.sleep(0.01)  # until another one waits for it
+        while waiting() < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)  # until both others have said that they wait
         return first(*given)
 
     monkeypatch.setattr(room, "prepare", prepare)
@@ -140,4 +143,4 @@ def test_what_is_shared_is_made_once_and_the_others_wait_for_it(study, monkeypat
         thread.join(120)
     assert sorted(made) == ["prepare", "score_corpus", "train"]
     assert len(found) == 3 and found[0] == found[1] == found[2]
-    assert any("which makes corpus-" in words for words in said)
+    assert waiting() == 2
