@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import jax
 import numpy as np
 
+from bltjax.blocked import Blocked
+
 
 @contextmanager
 def compilations() -> Iterator[list[str]]:
@@ -63,3 +65,9 @@ def largest_array(function, *arguments):
 def primitives(function, *arguments):
     """Name of the primitive of every array that a program makes, loops and branches included."""
     return [primitive for _, primitive in _shapes(jax.make_jaxpr(function)(*arguments).jaxpr)]
+
+
+def kernels_in_blocks(params):
+    """The leaves of a tree of params that are `Blocked`."""
+    leaves = jax.tree.leaves(params, is_leaf=lambda leaf: isinstance(leaf, Blocked))
+    return [leaf for leaf in leaves if isinstance(leaf, Blocked)]

@@ -14,6 +14,7 @@ from bltjax.presets import PRESETS
 from bltjax.sharding import parameter_paths
 from bltjax.transformer import TransformerLayer
 from tests import dense
+from tests.programs import kernels_in_blocks
 
 
 def blocked_of(kernel, inputs, columns):
@@ -50,15 +51,10 @@ def test_layers_of_blocks_compute_what_layers_do():
     shapes = jax.eval_shape(layer.init, jax.random.key(0), *given)["params"]
     params = jax.tree.map(jnp.asarray, dense.random_params(shapes, 1))
     laid_out = in_blocks({"layers": params}, columns=8, smallest=1)["layers"]
-    of_blocks = [leaf for leaf in jax.tree.leaves(laid_out, is_leaf=is_blocked) if is_blocked(leaf)]
-    assert len(of_blocks) == 7, "every kernel of a layer"
+    assert len(kernels_in_blocks(laid_out)) == 7, "every kernel of a layer"
     want, found = (layer.apply({"params": each}, *given) for each in (params, laid_out))
     np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-4)
     jax.tree.map(np.testing.assert_array_equal, in_one_piece(laid_out), params)
-
-
-def is_blocked(leaf):
-    return isinstance(leaf, Blocked)
 
 
 def test_large_kernels_of_layers_lie_in_blocks_and_nothing_else_does():

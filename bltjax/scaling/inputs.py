@@ -121,8 +121,9 @@ class Inputs:
         try:
             return Lock(path)
         except Busy as busy:
-            self._say(f"waiting for {busy.holder}, which makes {made.name}")
-            return Lock(path, wait=True)
+            by = busy.holder
+        self._say(f"waiting for {by}, which makes {made.name}")
+        return Lock(path, wait=True)
 
     def _once(self, what: Hashable, make: Callable[[], Made]) -> Made:
         if what not in self._made:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bltjax import generate as package
-from bltjax.blocked import MANY, Blocked, in_blocks
+from bltjax.blocked import MANY, in_blocks
 from bltjax.config import MeshConfig, TokenTransformerConfig
 from bltjax.families import abstract_params, build
 from bltjax.generate import Generator, Sampling, Source, Stop, decode
@@ -17,7 +17,7 @@ from bltjax.interop.huggingface_config import Pretrained
 from bltjax.sharding import make_mesh
 from tests import dense
 from tests.generate.models import CASES, FLAT, Reversed, parallel, random_rows, random_weights
-from tests.programs import compilations, quick_jit
+from tests.programs import compilations, kernels_in_blocks, quick_jit
 
 CASE = CASES["released, global"]
 CAPACITY = 64
@@ -102,21 +102,15 @@ def test_weights_on_a_mesh_of_eight_devices_write_the_same_text(ahead):
     assert [each.text for each in spread(*how)] == [each.text for each in generator()(*how)]
 
 
-def of_blocks(made):
-    return [leaf for leaf in jax.tree.leaves(made._params, is_leaf=is_blocked) if is_blocked(leaf)]
-
-
-def is_blocked(leaf):
-    return isinstance(leaf, Blocked)
-
-
 @pytest.mark.parametrize(("part", "ahead"), [(CAPACITY, 0), (8, 0), pytest.param(8, 3, marks=pytest.mark.slow)])
 def test_kernels_in_blocks_write_the_same_text(part, ahead, monkeypatch):
-    assert not of_blocks(generator()), "kernels as small as these are left alone"
+    assert not kernels_in_blocks(generator()._params), "kernels as small as these are left alone"
     monkeypatch.setattr(generator_room, "in_blocks", functools.partial(in_blocks, columns=8, smallest=1))
     assert 3 * 8 < MANY < 3 * CAPACITY, "a prompt is read with kernels of either form"
     made = Generator(generator().source, capacity=CAPACITY, part=part, ahead=ahead)
-    assert len(of_blocks(made)) == 7 * (2 + 1 + 2 + 2) + 4 * (1 + 2), "seven a layer, four a cross-attention"
+    assert len(kernels_in_blocks(made._params)) == 7 * (2 + 1 + 2 + 2) + 4 * (1 + 2), (
+        "seven a layer, four a cross-attention"
+    )
     for one, other in zip(made(PROMPTS, 20, stop=Stop(eos=False)), greedy(), strict=True):
         assert one.text == other.text
         np.testing.assert_allclose(one.nats, other.nats, atol=1e-3)
@@ -125,8 +119,8 @@ def test_kernels_in_blocks_write_the_same_text(part, ahead, monkeypatch):
 
 def test_kernels_that_devices_share_out_do_not_lie_in_blocks(monkeypatch):
     monkeypatch.setattr(generator_room, "in_blocks", functools.partial(in_blocks, columns=8, smallest=1))
-    assert of_blocks(generator_on(make_mesh(MeshConfig(replica=2), jax.devices()[:2])))
-    assert not of_blocks(generator_on(make_mesh(MeshConfig(model=2), jax.devices()[:2])))
+    assert kernels_in_blocks(generator_on(make_mesh(MeshConfig(replica=2), jax.devices()[:2]))._params)
+    assert not kernels_in_blocks(generator_on(make_mesh(MeshConfig(model=2), jax.devices()[:2]))._params)
 
 
 @pytest.mark.slow
@@ -134,7 +128,7 @@ def test_replicas_write_their_rows_without_a_word_between_them(monkeypatch):
     monkeypatch.setattr(generator_room, "in_blocks", functools.partial(in_blocks, columns=8, smallest=1))
     mesh = make_mesh(MeshConfig(replica=2), jax.devices()[:2])
     spread = generator_on(mesh)
-    assert of_blocks(spread)
+    assert kernels_in_blocks(spread._params)
     found = spread(PROMPTS, 20, stop=Stop(eos=False))  # two rows and one, with one made up
     guessed = generator_on(mesh, ahead=2)(PROMPTS, 20, stop=Stop(eos=False))
     assert [each.text for each in guessed] == [each.text for each in found]

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from bltjax.blocked import Blocked, in_blocks
+from bltjax.blocked import in_blocks
 from bltjax.config import FAMILIES
 from bltjax.families import abstract_params
 from bltjax.generate import Source, Stop, generator
@@ -15,6 +15,7 @@ from bltjax.generate.kinds import KINDS, kind_of, prepared
 from bltjax.presets import preset
 from tests import dense
 from tests.generate.models import Reversed
+from tests.programs import kernels_in_blocks
 from tests.studies import PATCHER
 
 
@@ -56,8 +57,7 @@ def test_every_family_writes_the_same_text_with_kernels_in_blocks(family, monkey
     for smallest in (10**9, 1):
         monkeypatch.setattr(generator, "in_blocks", functools.partial(in_blocks, columns=8, smallest=smallest))
         made = generator.Generator(given, capacity=64, part=8)
-        leaves = jax.tree.leaves(made._params, is_leaf=lambda leaf: isinstance(leaf, Blocked))
-        assert any(isinstance(leaf, Blocked) for leaf in leaves) == (smallest == 1)
+        assert bool(kernels_in_blocks(made._params)) == (smallest == 1)
         found.append(made([b"abc def", b"x"], 24, stop=Stop(eos=False)))
     for one, other in zip(*found, strict=True):
         assert one.text == other.text
