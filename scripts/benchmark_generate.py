@@ -5,7 +5,8 @@
 
 The first measures the configuration `blt-bench` with random weights in float32, as scripts/benchmark.py does; every
 measurement is a fresh process, and the sides of a ratio take turns. `transformers` runs without its cache, which is
-wrong for this model: it computes the whole text anew for every byte. Patches are of 4 bytes, so that neither side has
+wrong for this model: it computes the whole text anew for every byte. Every process asks Linux for huge pages, as
+docs/generating.md has it, but those of one row, for comparison. Patches are of 4 bytes, so that neither side has
 an entropy model to run. So are those of batches, by the length of their texts. The two devices into which JAX divides
 the CPU write 8 rows each; so that one sees what that is worth, there are lines for 16 rows on one device, and for 16
 and one by two devices that compute half of the heads and hidden units each. Rows that end their patches at different
@@ -46,6 +47,7 @@ class Task:
     replicas: int = 1  # devices that share out the rows; on a CPU as many are made of it
     heads: int = 1  # devices that share out heads and hidden units
     ahead: int = 0
+    huge_pages: bool = True  # of Linux, for what the process allocates (docs/generating.md); False: pages of 4 kB
     run: str | None = None  # folder of a trained model; None: the benchmark's configuration
     calls: int = 3
     every: int = 1  # of transformers only each so-manieth new byte is computed, and stands for those up to the next
@@ -71,11 +73,16 @@ class Row:
 
 
 FAR = 8192
-ROOM = FAR + PATCH_BYTES
+ROOM = FAR + 64 + PATCH_BYTES
 SHORT, LONG = Task(512, 512, room=ROOM), Task(4096, 32, room=ROOM)
 FARTHEST, NEAR = Task(FAR - 64, 64, room=ROOM), Task(512 - 64, 64, room=ROOM)
+BEHIND = Task(FAR, 64, room=ROOM)
 MIDDLE, FULL = Task(128, 256), Task(512, 512)
 UNLIKE = Task(128, 256, rule="entropy")
+
+
+def in_small_pages(task: Task) -> Task:
+    return dataclasses.replace(task, huge_pages=False)
 
 
 def batch_row(name: str, task: Task, at_least: float | None = None, **how: Any) -> Row:
@@ -90,6 +97,8 @@ ROWS = (
     Row("32 new bytes after a prompt of 4,096", LONG, at_least=200),
     Row("the same, the reading of the prompt included", LONG, whole=True),
     Row("a byte at context 8,192 over one at 512", FARTHEST, NEAR, at_most=1.3),
+    Row("a byte behind context 8,192 over one at 512", BEHIND, NEAR, at_most=1.3),
+    Row("context 8,192 over 512, in pages of 4 kB", in_small_pages(FARTHEST), in_small_pages(NEAR), at_most=1.3),
     batch_row("bytes per second of 16 rows over one, texts of 128 bytes", Task(32, 96), at_least=6),
     batch_row("16 rows over one, texts of 128 bytes, room for 1,024", Task(32, 96, room=1024), at_least=6),
     batch_row("16 rows over one, texts of 384 bytes", MIDDLE, at_least=6),
@@ -230,6 +239,8 @@ def measure_apart(python: str, side: str, task: Task, compiled: str = "") -> dic
     """One measurement in a fresh process, which keeps what it compiles in a folder if there is one."""
     command = [python, os.path.abspath(__file__), "--worker", side, json.dumps(dataclasses.asdict(task))]
     env = {**os.environ, "JAX_PLATFORMS": "cuda" if task.device == "gpu" else "cpu"}
+    tunables = os.environ.get("GLIBC_TUNABLES")
+    env["GLIBC_TUNABLES"] = ":".join([*filter(None, [tunables]), f"glibc.malloc.hugetlb={int(task.huge_pages)}"])
     env["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), *filter(None, [env.get("PYTHONPATH")])])
     if compiled:
         env["JAX_COMPILATION_CACHE_DIR"] = compiled
@@ -339,7 +350,13 @@ def machine() -> str:
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     names = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     named = next((line.split(":")[1].strip() for line in names if "model name" in line), "")
-    return f"{named or platform.processor()}, {os.cpu_count()} cores"
+    return f"{named or platform.processor()}, {os.cpu_count()} cores, huge pages {huge_pages()}"
+
+
+def huge_pages() -> str:
+    """Who gets huge pages: "always" everybody, "madvise" who asks, "never" nobody."""
+    modes = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    return modes.read_text().split("[")[1].split("]")[0] if modes.exists() else "unknown"
 
 
 def main(arguments: Arguments) -> None:

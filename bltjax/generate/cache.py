@@ -7,8 +7,9 @@ they attend to is given here.
 
 A cache is a ring: position t of a row lies at place t modulo the number of places. A window of w positions needs
 w places, whatever the length of the row; without a window there are places for the whole row. They lie in pieces, each
-as long as all before it, of which only those in use are read: room for a long row costs a short one nothing but memory,
-and no row, past the first piece, more than twice what it has. (A part of one array would be copied before it is read.)
+as long as all before it up to `LONGEST`, of which only those in use are read: room for a long row costs a short one
+little but memory, and no row, past the first piece, reads more than twice what it has. (A part of one array would be
+copied before it is read.)
 """
 
 from collections.abc import Callable, Sequence
@@ -29,6 +30,7 @@ from bltjax.sharding import constrain
 from bltjax.transformer import TransformerLayer
 
 BLOCK = 256  # places that many queries read at once; even, since the first piece has half as many
+LONGEST = 1024  # places of a piece: what a row reads at most beyond what it has
 
 NOWHERE = np.iinfo(np.int32).max  # the place of what is not to be stored
 
@@ -76,7 +78,7 @@ def empty_kept(batch: int, key_heads: int, head_width: int, places: int, dtype: 
     places = max(places, 1) if places <= BLOCK else -(-places // BLOCK) * BLOCK
     sizes = [min(places, BLOCK // 2)]
     while sum(sizes) < places:
-        sizes.append(min(sum(sizes), places - sum(sizes)))
+        sizes.append(min(sum(sizes), LONGEST, places - sum(sizes)))
 
     def zeros() -> tuple[Rows, ...]:
         pieces = [jnp.zeros((batch, key_heads, size, head_width), dtype) for size in sizes]

@@ -1,6 +1,7 @@
 """The benchmark's arithmetic, and one real measurement of a tiny trained model; never how fast anything is."""
 
 import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 
@@ -58,6 +59,23 @@ def test_what_is_to_be_small_is_ours_over_the_other(benchmark, monkeypatch):
     far, batch = (next(row for row in benchmark.ROWS if part in row.name) for part in ("context", "16 rows"))
     assert (benchmark.line(found, far)["ratio"], far.demanded) == ("1.20", "at most 1.3")
     assert (benchmark.line(found, batch)["ratio"], batch.demanded) == ("10.00", "at least 6")
+
+
+def test_processes_ask_for_huge_pages_unless_a_task_is_without(benchmark, monkeypatch):
+    asked = []
+
+    def run(command, env, **_):
+        asked.append(env["GLIBC_TUNABLES"])
+        return subprocess.CompletedProcess(command, 0, stdout="{}", stderr="")
+
+    monkeypatch.setattr(benchmark.subprocess, "run", run)
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    for task in (benchmark.NEAR, benchmark.in_small_pages(benchmark.NEAR)):
+        benchmark.measure_apart("python", "ours", task)
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=2")
+    benchmark.measure_apart("python", "peer", benchmark.NEAR)
+    one = "glibc.malloc.hugetlb=1"
+    assert asked == [one, "glibc.malloc.hugetlb=0", f"glibc.malloc.arena_max=2:{one}"]
 
 
 def test_guessing_is_tabled_by_batch_and_length_against_the_same_batch(benchmark, monkeypatch, tmp_path):
