@@ -99,6 +99,8 @@ ROWS = (
     Row("a byte at context 8,192 over one at 512", FARTHEST, NEAR, at_most=1.3),
     Row("a byte behind context 8,192 over one at 512", BEHIND, NEAR, at_most=1.3),
     Row("context 8,192 over 512, in pages of 4 kB", in_small_pages(FARTHEST), in_small_pages(NEAR), at_most=1.3),
+    Row("context 8,192 in huge pages, against pages of 4 kB", FARTHEST, in_small_pages(FARTHEST)),
+    Row("context 512 in huge pages, against pages of 4 kB", NEAR, in_small_pages(NEAR)),
     batch_row("bytes per second of 16 rows over one, texts of 128 bytes", Task(32, 96), at_least=6),
     batch_row("16 rows over one, texts of 128 bytes, room for 1,024", Task(32, 96, room=1024), at_least=6),
     batch_row("16 rows over one, texts of 384 bytes", MIDDLE, at_least=6),
