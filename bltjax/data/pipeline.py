@@ -175,7 +175,10 @@ def heldout_batches(
     Raises:
       ValueError: for a split without documents, none that fits `max_bytes`, a stride outside 1 .. context_bytes or
         shorter than a token, or a batch that does not divide among the processes.
+      TypeError: for a mixture, whose sources are scored one by one.
     """
+    if not isinstance(source, StreamSource):
+        raise TypeError(f"source: is a {type(source).__name__}, which is no StreamSource; score each of its sources.")
     if batch < 1 or batch % process_count:
         raise ValueError(f"batch={batch}: must be a positive multiple of the {process_count} processes.")
     if not 0 <= process_index < process_count:

@@ -76,8 +76,9 @@ def test_the_index_counts_all_rows(mixture: Mixture):
     np.testing.assert_array_equal(mixture.row(number)["ids"], mixture.sources[1].row(4)["ids"])
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_mixture_is_trained_on_and_its_sources_are_scored(mixture: Mixture):
-    with pytest.raises(Exception, match="StreamSource"):
+    with pytest.raises(TypeError, match="source: is a Mixture, which is no StreamSource; score each of its sources"):
         heldout_batches(mixture, 16, 16, batch=2)  # pyright: ignore[reportArgumentType]
     assert sum(heldout_batches(source, 16, 16, batch=2).bytes for source in mixture.sources) == 520 + 600 + 4000
 
