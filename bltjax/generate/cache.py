@@ -6,12 +6,18 @@ part of a prompt. `flat` and `latent` call this for every tower. Layers are thos
 they attend to is given here.
 
 A cache is a ring: position t of a row lies at place t modulo the number of places. A window of w positions needs
-w places, whatever the length of the row; without a window there are places for the whole row. They lie in pieces, each
-as long as all before it up to `LONGEST`, of which only those in use are read: room for a long row costs a short one
-little but memory, and no row, past the first piece, reads more than twice what it has. (A part of one array would be
+w places, whatever the length of the row; without a window there are places for the whole row. They lie in pieces, of
+which only those in use are read: room for a long row costs a short one little but memory. (A part of one array would be
 copied before it is read.)
+
+The pieces of a window are each as long as all before it, up to `LONGEST`. Those of whole rows are all of `LONGEST`
+places, since XLA on a CPU has one core multiply what is shorter, and two what is not. So that a row does not read one
+for a few places, the first half of the piece that is being filled lies in short pieces besides (`Kept.newest`), which
+are read in its place as long as they hold all that it has. No row reads more than twice what it has, past the first
+short piece, nor more than half of `LONGEST` beyond it.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -29,8 +35,8 @@ from bltjax.layers import rotation_at
 from bltjax.sharding import constrain
 from bltjax.transformer import TransformerLayer
 
-BLOCK = 256  # places that many queries read at once; even, since the first piece has half as many
-LONGEST = 1024  # places of a piece: what a row reads at most beyond what it has
+BLOCK = 256  # places that many queries read at once; even, since the first short piece has half as many
+LONGEST = 1024  # places of a piece
 
 NOWHERE = np.iinfo(np.int32).max  # the place of what is not to be stored
 
@@ -39,9 +45,22 @@ NOWHERE = np.iinfo(np.int32).max  # the place of what is not to be stored
 AS_WRITTEN = Layout((0, 1, 2, 3))
 
 Rows = Float[Array, "batch key_heads _ head_width"]
-Kept = tuple[tuple[Rows, ...], tuple[Rows, ...]]  # keys and values of one layer, by piece
+Piece = tuple[Rows, Rows]  # keys and values of some places
 Found = tuple[Array, Array, Array]  # largest score, sum of weights, weighed values: what a softmax is put together from
 Lookup = Callable[[Array], Found]  # from queries [batch, key_heads, group, queries, head_width]
+
+
+@chex.dataclass
+class Kept:
+    """Keys and values of one layer.
+
+    Attributes:
+      pieces: of all places, one piece after another.
+      newest: of the first places of the piece that is being filled, once more; () where pieces are short.
+    """
+
+    pieces: tuple[Piece, ...]
+    newest: tuple[Piece, ...] = ()
 
 
 @chex.dataclass
@@ -73,23 +92,39 @@ def split_layers(params: Any) -> tuple[Any, ...]:
     return tuple(jax.tree.unflatten(structure, [leaf[i] for leaf in leaves]) for i in range(leaves[0].shape[0]))
 
 
-def empty_kept(batch: int, key_heads: int, head_width: int, places: int, dtype: Any) -> Kept:
-    """Room for keys and values of so many positions, or some more."""
+def empty_kept(batch: int, key_heads: int, head_width: int, places: int, dtype: Any, overwritten: bool = False) -> Kept:
+    """Room for keys and values of so many positions, or some more.
+
+    Args:
+      overwritten: positions may go to places that others have. Otherwise, and but for up to half of `LONGEST` that are
+        taken back, they go to places behind those of the row, or begin anew with the first.
+    """
     places = max(places, 1) if places <= BLOCK else -(-places // BLOCK) * BLOCK
+
+    def zeros(sizes: Sequence[int]) -> tuple[Piece, ...]:
+        def one(size: int) -> Rows:
+            rows = jnp.zeros((batch, key_heads, size, head_width), dtype)
+            return jnp.asarray(constrain(rows, ("batch", "heads", None, None)))
+
+        return tuple((one(size), one(size)) for size in sizes)
+
+    if overwritten or places <= LONGEST // 2:
+        return Kept(pieces=zeros(_doubling(places)))
+    whole, rest = divmod(places, LONGEST)
+    return Kept(pieces=zeros([LONGEST] * whole + [rest] * (rest > 0)), newest=zeros(_doubling(LONGEST // 2)))
+
+
+def _doubling(places: int) -> list[int]:
+    """Sizes of pieces, each as long as all before it up to `LONGEST`."""
     sizes = [min(places, BLOCK // 2)]
     while sum(sizes) < places:
         sizes.append(min(sum(sizes), LONGEST, places - sum(sizes)))
-
-    def zeros() -> tuple[Rows, ...]:
-        pieces = [jnp.zeros((batch, key_heads, size, head_width), dtype) for size in sizes]
-        return tuple(constrain(piece, ("batch", "heads", None, None)) for piece in pieces)
-
-    return zeros(), zeros()
+    return sizes
 
 
 def places_of(kept: Kept) -> int:
     """How many positions there is room for."""
-    return sum(values.shape[2] for values in kept[1])
+    return sum(values.shape[2] for _, values in kept.pieces)
 
 
 def empty_cache(config: TransformerConfig, compute: ComputeConfig, batch: int, positions: int, ahead: int = 0) -> Cache:
@@ -100,7 +135,9 @@ def empty_cache(config: TransformerConfig, compute: ComputeConfig, batch: int, p
         window still reaches has not been overwritten.
     """
     places = min(config.window + ahead, positions) if config.window is not None else positions
-    one = batch, config.key_heads, config.head_width, places, compute.dtype
+    # What is taken back may have begun the next piece, and so `newest` anew: then that is not to be read.
+    overwritten = config.window is not None or ahead > LONGEST // 2
+    one = batch, config.key_heads, config.head_width, places, compute.dtype, overwritten
     return Cache(layers=tuple(empty_kept(*one) for _ in range(config.layers)))
 
 
@@ -133,28 +170,44 @@ def look_kept(
     Args:
       visible: from places, an array of some of them, to who sees them.
     """
+    one_query = q.shape[3] == 1
     peak = jnp.full(q.shape[:-1], HIDDEN, jnp.float32)
-    found, begin = (peak, jnp.zeros_like(peak), jnp.zeros(q.shape, jnp.float32)), 0
-    for keys, values in zip(*kept, strict=True):
+    found = peak, jnp.zeros_like(peak), jnp.zeros(q.shape, jnp.float32)
+    # In place of the last piece, as long as they hold all that it has. Many queries read that in blocks anyway.
+    short = kept.newest if one_query else ()
+    last = (filled - 1) // LONGEST * LONGEST
+    few = filled - last <= LONGEST // 2
 
-        def read(before: Found, keys: Rows = keys, values: Rows = values, begin: int = begin) -> Found:
-            if q.shape[3] == 1 or values.shape[2] <= BLOCK:
-                seen = look(q, keys, values, visible(begin + jnp.arange(values.shape[2])))
-                return seen if begin == 0 else merge(before, seen)
+    def read(piece: Piece, begin: Int[Array, ""], alone: bool, before: Found) -> Found:
+        keys, values = piece
+        if one_query or values.shape[2] <= BLOCK:
+            seen = look(q, keys, values, visible(begin + jnp.arange(values.shape[2])))
+            return seen if alone else merge(before, seen)
 
-            def block(j: Array, before: Found) -> Found:
-                some_keys = jax.lax.dynamic_slice_in_dim(keys, j * BLOCK, BLOCK, 2)
-                some_values = jax.lax.dynamic_slice_in_dim(values, j * BLOCK, BLOCK, 2)
-                places = begin + j * BLOCK + jnp.arange(BLOCK)
-                return merge(before, look(q, some_keys, some_values, visible(places)))
+        def block(j: Array, before: Found) -> Found:
+            some_keys = jax.lax.dynamic_slice_in_dim(keys, j * BLOCK, BLOCK, 2)
+            some_values = jax.lax.dynamic_slice_in_dim(values, j * BLOCK, BLOCK, 2)
+            places = begin + j * BLOCK + jnp.arange(BLOCK)
+            return merge(before, look(q, some_keys, some_values, visible(places)))
 
-            used = jnp.minimum(filled - begin, values.shape[2])
-            return jax.lax.fori_loop(0, (used + BLOCK - 1) // BLOCK, block, before)
+        used = jnp.minimum(filled - begin, values.shape[2])
+        return jax.lax.fori_loop(0, (used + BLOCK - 1) // BLOCK, block, before)
 
+    def read_if(wanted: Array, piece: Piece, begin: Array, alone: bool, before: Found) -> Found:
         # A branch even where the first piece is always read: without one XLA writes new keys twice, once for those that
         # are kept and once as the product reads them, and copies all that is kept for it.
-        found = jax.lax.cond(filled > begin, read, lambda before: before, found)
-        begin += values.shape[2]
+        found: Any = jax.lax.cond(wanted, functools.partial(read, piece, begin, alone), lambda before: before, before)
+        return found
+
+    begin = 0
+    for piece in kept.pieces:
+        wanted = (filled > begin) & ~(few & (last == begin)) if short else filled > begin
+        found = read_if(wanted, piece, jnp.int32(begin), begin == 0, found)
+        begin += piece[1].shape[2]
+    begin = 0
+    for piece in short:
+        found = read_if(few & (filled - last > begin), piece, last + begin, False, found)
+        begin += piece[1].shape[2]
     return found
 
 
@@ -189,19 +242,27 @@ def store(
     places: Int[Array, "batch new"],
 ) -> Kept:
     """What is kept, with the new at their places; what has none (`NOWHERE`) is not kept."""
-    rows = jnp.arange(len(places))[:, None]
+    rows, new = jnp.arange(len(places))[:, None], (new_keys, new_values)
 
-    def put(pieces: tuple[Rows, ...], new: Array) -> tuple[Rows, ...]:
+    def put(pieces: tuple[Piece, ...], places: Array) -> tuple[Piece, ...]:
         found, begin = [], 0
         for piece in pieces:
-            size = piece.shape[2]
+            size = piece[1].shape[2]
             at = jnp.where(places >= begin, places - begin, size)
-            stored = piece.at[rows, :, at].set(new.astype(piece.dtype), mode="drop")
-            found.append(with_layout_constraint(stored, AS_WRITTEN))
+            stored = [
+                old.at[rows, :, at].set(x.astype(old.dtype), mode="drop") for old, x in zip(piece, new, strict=True)
+            ]
+            found.append(tuple(with_layout_constraint(x, AS_WRITTEN) for x in stored))
             begin += size
         return tuple(found)
 
-    return put(kept[0], new_keys), put(kept[1], new_values)
+    pieces = put(kept.pieces, places)
+    if not kept.newest:
+        return Kept(pieces=pieces)
+    # Of new positions on both sides of the end of a piece, those behind it.
+    piece = jnp.where(places == NOWHERE, -1, places // LONGEST)
+    is_last = (piece == jnp.max(piece, axis=1, keepdims=True)) & (piece >= 0)
+    return Kept(pieces=pieces, newest=put(kept.newest, jnp.where(is_last, places % LONGEST, NOWHERE)))
 
 
 def as_stored(keys: Array, values: Array) -> tuple[Rows, Rows]:

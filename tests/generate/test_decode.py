@@ -62,10 +62,10 @@ def test_drawing_in_several_calls_is_drawing_in_one():
 def test_a_row_that_has_ended_stays_as_it_is():
     session = start([1, 60], [1, 61])
     session = dataclasses.replace(session, ended=jnp.array([BY_EOS, RUNNING]))
-    cache = np.asarray(session.state.cache.layers[0][0][0][0])
+    cache = np.asarray(session.state.cache.layers[0].pieces[0][0][0])
     after = go_on(session, 6, size=4)
     assert after.known.tolist() == [2, 6] and after.ended.tolist() == [BY_EOS, BY_BYTES]
-    np.testing.assert_array_equal(after.state.cache.layers[0][0][0][0], cache)
+    np.testing.assert_array_equal(after.state.cache.layers[0].pieces[0][0][0], cache)
     assert after.nats[0].tolist() == [0] * 24
 
 

@@ -23,6 +23,7 @@ TOLERANCE = 1e-4  # of the largest logit
 def small_blocks():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cache, "BLOCK", BLOCK)
+        patch.setattr(cache, "LONGEST", 2 * BLOCK)
         patch.setattr(pieces, "GROUP", GROUP)
         yield
 

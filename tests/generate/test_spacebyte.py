@@ -42,6 +42,7 @@ QUICK = "by stride"
 def small_blocks():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cache, "BLOCK", BLOCK)
+        patch.setattr(cache, "LONGEST", 2 * BLOCK)
         patch.setattr(spacebyte, "GROUP", GROUP)
         yield
 

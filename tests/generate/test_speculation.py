@@ -7,7 +7,7 @@ import pytest
 
 from bltjax.config import PatcherConfig
 from bltjax.families import abstract_params
-from bltjax.generate import Generator, Sampling, Source, Stop
+from bltjax.generate import Generator, Sampling, Source, Stop, cache
 from bltjax.generate.sampling import GREEDY
 from tests import dense
 from tests.generate.models import CASES, FLAT, random_rows, random_weights
@@ -16,6 +16,14 @@ NAME = "released, global"
 PROMPTS = (b"", b"the quick brown fox, ", "größer\n".encode() + b"\xff\x00")
 CAPACITY, NEW = 64, 30
 ANY = Stop(eos=False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_pieces():
+    with pytest.MonkeyPatch.context() as patch:  # so that guesses that do not hold have begun another piece
+        patch.setattr(cache, "BLOCK", 8)
+        patch.setattr(cache, "LONGEST", 16)
+        yield
 
 
 @functools.cache

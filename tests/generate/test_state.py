@@ -19,8 +19,8 @@ def sizes(positions, patches, patcher=CASE.patcher):
 
 
 def test_room_grows_with_patches_for_the_global_model_alone():
-    short, long = sizes(1024, 256), sizes(8192, 2048)
-    assert long[0] == 8 * short[0] and long[2] == short[2]
+    short, middle, long = sizes(4096, 1024), sizes(8192, 2048), sizes(12288, 3072)
+    assert long[0] - middle[0] == middle[0] - short[0] > 0 and long[2] == middle[2] == short[2]
 
 
 def test_an_open_patch_has_the_room_of_the_longest_one():
