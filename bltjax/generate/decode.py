@@ -26,8 +26,8 @@ from bltjax.generate.sampling import Drawing, draw
 from bltjax.parallel import by_replica
 
 # With 16 rows of `blt-bench`, each 128 to 384 bytes long, eight on each of two devices of a CPU with two cores
-# (scripts/benchmark_generate.py, jax 0.12.0.1), a byte took 1.25 ms, against 1.72 where the global model runs when any
-# row waits, and 1.56 where all must wait.
+# (scripts/benchmark_generate.py, jax 0.12.0.1), a byte took 0.96 ms, against 1.14 where the global model runs when any
+# row waits, and 1.42 where all must wait.
 TOGETHER = 0.5
 
 RUNNING, BY_EOS, BY_BYTES, BY_PATCHES = range(4)  # why a row has ended
