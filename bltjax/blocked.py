@@ -6,8 +6,7 @@ In go params of layers; out come the same, large kernels as `Blocked`, which `la
 Of a kernel in one piece XLA on a CPU takes some columns at a time, and walks through all of its memory for them in
 strides as wide as it. A block lies in one piece. On two cores (float32, jax 0.10 and 0.12) products of 2 to 16 rows
 gain most, one row gains little, and 64 rows and more gain nothing. What is best for one row differs between processors:
-XLA divides a block of 65,536 numbers among cores and none of half as many, by which an Intel Xeon is faster with wider
-blocks, and an AMD EPYC is not.
+XLA divides a block of 65,536 numbers among cores and none of half as many, which some gain from and others do not.
 """
 
 import dataclasses
