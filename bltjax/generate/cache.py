@@ -10,11 +10,11 @@ w places, whatever the length of the row; without a window there are places for 
 which only those in use are read: room for a long row costs a short one little but memory. (A part of one array would be
 copied before it is read.)
 
-The pieces of a window are each as long as all before it, up to `LONGEST`. Those of whole rows are all of `LONGEST`
+The pieces of a window are each as long as all before it, up to `LONGEST`. Those of whole rows are of `LONGEST`
 places, since XLA on a CPU has one core multiply what is shorter, and two what is not. So that a row does not read one
 for a few places, the first half of the piece that is being filled lies in short pieces besides (`Kept.newest`), which
-are read in its place as long as they hold all that it has. No row reads more than twice what it has, past the first
-short piece, nor more than half of `LONGEST` beyond it.
+are read in its place as long as they hold all that it has. Past the first short piece such a row reads at most twice
+what it has, and at most half of `LONGEST` beyond it.
 """
 
 import functools
