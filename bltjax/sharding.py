@@ -266,6 +266,20 @@ def is_whole_on_each(mesh: Mesh | None) -> bool:
     return mesh is None or {name for name, size in mesh.shape.items() if size > 1} <= {LOGICAL_AXES["replicas"]}
 
 
+def in_one_copy(params: Any) -> Any:
+    """Parameters that the devices of a CPU hold whole, in memory that all of these share instead of a copy for each.
+
+    Only arrays that are never donated may lie so. What one device has read is then in the processor's cache for others.
+    """
+
+    def one(leaf: jax.Array) -> jax.Array:
+        memory = np.asarray(leaf.addressable_data(0))  # on a CPU a view of it
+        parts = [jax.device_put(memory, device, may_alias=True) for device in leaf.sharding.addressable_devices]
+        return jax.make_array_from_single_device_arrays(leaf.shape, leaf.sharding, parts)
+
+    return jax.tree.map(one, params)
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The sharding of what every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())

@@ -25,7 +25,7 @@ from bltjax.generate.sampling import GREEDY, Sampling, drawing
 from bltjax.generate.source import Pretrained, Prompt, Source
 from bltjax.generate.speculation import draw_ahead
 from bltjax.generate.text import AT_EOS, Characters, Stop, cut, safe
-from bltjax.sharding import batch_ways, is_whole_on_each, mesh_of
+from bltjax.sharding import batch_ways, in_one_copy, is_whole_on_each, mesh_of
 
 REASONS = {BY_EOS: "eos", BY_BYTES: "bytes", BY_PATCHES: "patches"}
 LOOK_EVERY = 32  # ids drawn between two looks for stop strings
@@ -128,7 +128,9 @@ class Generator:
         # On the device once, and not again with every call.
         params = jax.tree.map(jnp.asarray, params)
         on_cpu = all(device.platform == "cpu" for device in jax.tree.leaves(params)[0].devices())
-        self._params = jax.jit(in_blocks)(params) if on_cpu and is_whole_on_each(self._mesh) else params
+        if on_cpu and is_whole_on_each(self._mesh):
+            params = in_one_copy(jax.jit(in_blocks)(params))
+        self._params = params
         self._threshold = jnp.float32(0.0 if source.patcher is None else source.patcher.threshold or 0.0)
         self._program = Program(model, capacity, min(part, capacity), decode.TOGETHER)
         self._id_bytes = jnp.asarray(source.id_bytes())

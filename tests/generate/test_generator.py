@@ -123,6 +123,21 @@ def test_kernels_that_devices_share_out_do_not_lie_in_blocks(monkeypatch):
     assert not kernels_in_blocks(generator_on(make_mesh(MeshConfig(model=2), jax.devices()[:2]))._params)
 
 
+@pytest.mark.parametrize("columns", [8, 1 << 20])
+def test_replicas_on_a_cpu_read_one_copy_of_the_weights(columns, monkeypatch):
+    monkeypatch.setattr(generator_room, "in_blocks", functools.partial(in_blocks, columns=columns, smallest=1))
+    devices = jax.devices()[:2]
+    spread = generator_on(make_mesh(MeshConfig(replica=2), devices))
+    assert bool(kernels_in_blocks(spread._params)) is (columns == 8)
+    alone = Generator(generator().source, capacity=CAPACITY)
+    for leaf, other in zip(jax.tree.leaves(spread._params), jax.tree.leaves(alone._params), strict=True):
+        parts = leaf.addressable_shards
+        assert {part.device for part in parts} == set(devices)
+        assert len({part.data.unsafe_buffer_pointer() for part in parts}) == 1
+        for part in parts:
+            np.testing.assert_array_equal(part.data, other)
+
+
 @pytest.mark.slow
 def test_replicas_write_their_rows_without_a_word_between_them(monkeypatch):
     monkeypatch.setattr(generator_room, "in_blocks", functools.partial(in_blocks, columns=8, smallest=1))
