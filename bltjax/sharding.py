@@ -273,6 +273,8 @@ def in_one_copy(params: Any) -> Any:
     """
 
     def one(leaf: jax.Array) -> jax.Array:
+        if len(leaf.sharding.device_set) == 1:
+            return leaf
         memory = np.asarray(leaf.addressable_data(0))  # on a CPU a view of it
         parts = [jax.device_put(memory, device, may_alias=True) for device in leaf.sharding.addressable_devices]
         return jax.make_array_from_single_device_arrays(leaf.shape, leaf.sharding, parts)
