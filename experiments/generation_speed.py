@@ -4,9 +4,11 @@
     python experiments/isoflop.py --families megabyte --out runs/megabyte
     python experiments/generation_speed.py
 
-takes 2 minutes on 2 cores after the first two, whose models it reads. Of each family the best size at each budget
-continues the same prompt; the bytes that it draws in a second, the reading of the prompt included, are the median of
-rounds in which all models take turns.
+takes 4 minutes on 2 cores after the first two, whose models it reads. Of each family the best size at each budget
+continues the same prompt, in turns with all others, which go one way and then the other; what it draws in a second, the
+reading of the prompt included, is the median over turns. A turn of the smallest lasts no more than a hundredth of a
+second, so there are hundreds of them. The ratio of two models is the median over turns of what it was in each, with a
+95 % interval that holds whatever the noise is like, if turns are independent (order statistics).
 
 MEGABYTE's paper (Yu et al. 2023, section 4.3) reports that a model of 1.3B and 218M parameters writes 40 % faster than
 a Transformer of 350M, at better bits per byte. Here that claim is put in three ways:
@@ -16,16 +18,13 @@ a Transformer of 350M, at better bits per byte. Here that claim is put in three 
     equal FLOPs    trained with one budget: each family's best against the best of flat bytes
     equal quality  each against the run of flat bytes whose bits per byte are nearest; how near is in the table
 
-Expected on 2 cores: no 40 %. MEGABYTE is 1.05 times as fast with 4.5 times the parameters, and .75 to 1.05 times as
-fast as flat bytes of the CPU ladder; tokens reach .65 to .9 of flat bytes, BLT .5 to .65, both at far better bits per
-byte. Those models are so small that a step is bound by the number of operations; the first is bound by memory.
+EXPECTED Those models are so small that a step is bound by the number of operations; the first is bound by memory.
 It leaves in runs/generation_speed (or --out): models.csv, pairs.csv (and .parquet), speed.png, speed.svg, summary.txt.
 """
 
 import csv
 import dataclasses
 import math
-import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -35,6 +34,8 @@ from typing import Any
 import jax
 import numpy as np
 import tyro
+from jaxtyping import Float
+from scipy import stats
 
 from bltjax import families
 from bltjax.config import ByteTransformerConfig, MegabyteConfig, ModelConfig, TransformerConfig
@@ -44,6 +45,9 @@ from bltjax.scaling.store import replace_file, write_table
 from bltjax.trained import load_source
 
 Row = dict[str, Any]
+
+LEVEL = 0.95  # of the intervals
+FEWEST_TURNS = 6  # of which the smallest and the largest are such an interval
 
 NUMBERS = ("budget", "training_flops", "heldout_bits_per_byte", "heldout_bytes", "parameters", "seed")
 FLAT = ByteTransformerConfig(TransformerConfig(width=512, layers=8, heads=8))
@@ -64,8 +68,8 @@ class Arguments:
     """Of this file, which all models continue."""
     new_bytes: int = 512
     """That each draws in a round."""
-    rounds: int = 5
-    """Turns of each model."""
+    seconds: float = 60.0
+    """In which the trained models take turns, and again the two of the claim; more if an interval needs more turns."""
     claim: bool = True
     """Whether the paper's own claim is tried too, which takes a GB of memory."""
 
@@ -108,8 +112,8 @@ def fresh(config: ModelConfig) -> Source:
     return Source(config, jax.tree.map(np.asarray, params))
 
 
-def bytes_per_second(sources: Sequence[Source], arguments: Arguments) -> list[float]:
-    """Of each model, the median over rounds in which all take turns."""
+def bytes_per_second(sources: Sequence[Source], arguments: Arguments) -> Float[np.ndarray, "models turns"]:
+    """Of each model, in each turn."""
     prompt = Path(__file__).read_bytes()[: arguments.prompt_bytes]
     room = 1 + arguments.prompt_bytes + arguments.new_bytes  # 1: BOS
 
@@ -126,15 +130,45 @@ def bytes_per_second(sources: Sequence[Source], arguments: Arguments) -> list[fl
     writers = [writer(source) for source in sources]
     for write in writers:
         write(0)  # compiles
-    rounds = [[write(1 + turn) for write in writers] for turn in range(arguments.rounds)]
-    return [statistics.median(speeds) for speeds in zip(*rounds, strict=True)]
+    turns: list[list[float]] = []
+    begin = time.perf_counter()
+    while len(turns) < FEWEST_TURNS or time.perf_counter() - begin < arguments.seconds:
+        way = 1 if len(turns) % 2 else -1
+        turns.append([write(1 + len(turns)) for write in writers[::way]][::way])
+    return np.array(turns).T
+
+
+def timed(models: Sequence[Row], sources: Sequence[Source], arguments: Arguments) -> list[Row]:
+    """The models with their speed in each turn, and its median."""
+    speeds = bytes_per_second(sources, arguments)
+    return [
+        {**row, "turns": turns, "bytes_per_second": float(np.median(turns))}
+        for row, turns in zip(models, speeds, strict=True)
+    ]
+
+
+def median_interval(values: Float[np.ndarray, "turns"], level: float = LEVEL) -> tuple[float, float]:
+    """Two of the values, between which the median of what they were drawn from lies with at least that probability.
+
+    How many independent values lie below their median is binomial, whatever their distribution.
+
+    Raises:
+      ValueError: for fewer values than reach that probability.
+    """
+    left_out = int(stats.binom.ppf((1 - level) / 2, len(values), 0.5)) - 1  # at either end
+    if left_out < 0:
+        raise ValueError(f"values: {len(values)} are too few for an interval of {level:.0%}.")
+    ordered = np.sort(values)
+    return float(ordered[left_out]), float(ordered[-1 - left_out])
 
 
 def pair(kind: str, one: Row, other: Row) -> Row:
     """How many times as fast one model writes as the other."""
+    ratios = one["turns"] / other["turns"]
+    low, high = median_interval(ratios)
     return {
         **{"kind": kind, "model": one["name"], "against": other["name"]},
-        "speed_ratio": one["bytes_per_second"] / other["bytes_per_second"],
+        **{"speed_ratio": float(np.median(ratios)), "low": low, "high": high, "turns": len(ratios)},
         "parameter_ratio": one["parameters"] / other["parameters"],
         "bits_per_byte_difference": one["heldout_bits_per_byte"] - other["heldout_bits_per_byte"],
     }
@@ -156,17 +190,17 @@ def main(arguments: Arguments) -> None:
     runs = best_runs(arguments.studies)
     kept = ("run", "series", "preset", "budget", "parameters", "heldout_bits_per_byte")
     models = [{"name": f"{row['preset']}, {row['budget']:.0e}", **{name: row[name] for name in kept}} for row in runs]
-    for row, speed in zip(models, bytes_per_second([load_source(r["folder"]) for r in runs], arguments), strict=True):
-        row["bytes_per_second"] = speed
+    models = timed(models, [load_source(row["folder"]) for row in runs], arguments)
     pairs = pairs_of(models)
     if arguments.claim:
         named = {"MEGABYTE, random weights": MEGABYTE, "flat bytes, random weights": FLAT}
-        speeds = bytes_per_second([fresh(config) for config in named.values()], arguments)
         claimed: list[Row] = [
-            {"name": name, "bytes_per_second": speed, "parameters": count(config), "heldout_bits_per_byte": math.nan}
-            for (name, config), speed in zip(named.items(), speeds, strict=True)
+            {"name": name, "parameters": count(config), "heldout_bits_per_byte": math.nan}
+            for name, config in named.items()
         ]
+        claimed = timed(claimed, [fresh(config) for config in named.values()], arguments)
         pairs = [pair("claim", claimed[0], claimed[1]), *pairs]
+    models = [{name: value for name, value in row.items() if name != "turns"} for row in models]
     arguments.out.mkdir(parents=True, exist_ok=True)
     write_table(models, arguments.out, "models")
     write_table(pairs, arguments.out, "pairs")
@@ -180,9 +214,11 @@ def main(arguments: Arguments) -> None:
         f"{r['name']:32} {r['bytes_per_second']:8.0f} {r['heldout_bits_per_byte']:9.3f}  {series_name(r['series'])}"
         for r in models
     ]
-    lines += ["", f"{'':14} {'model':26} {'against':26} {'speed':>6} {'params':>7} {'bits/byte':>9}"]
+    head = f"{'':14} {'model':26} {'against':26} {'speed':>5}  {'95 % interval':13}"
+    lines += ["", f"{head} {'turns':>5} {'params':>6} {'bits/byte':>9}"]
     for r in pairs:
-        numbers = f"{r['speed_ratio']:6.2f} {r['parameter_ratio']:7.2f}"
+        interval = f"{r['low']:.2f} to {r['high']:.2f}"
+        numbers = f"{r['speed_ratio']:5.2f}  {interval:13} {r['turns']:5} {r['parameter_ratio']:6.2f}"
         numbers += f" {r['bits_per_byte_difference']:+9.3f}" if r["kind"] != "claim" else ""
         lines.append(f"{r['kind']:14} {r['model']:26} {r['against']:26} {numbers}")
     text = "\n".join([*lines, "", caption])

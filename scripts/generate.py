@@ -140,10 +140,10 @@ def write(arguments: Arguments, generator: Generator, prompt: bytes) -> Continua
         out.flush()
 
 
-def report(continuation: Continuation, seconds: float) -> str:
-    """What came of a prompt, in a line."""
+def report(continuation: Continuation, seconds: float, is_first: bool) -> str:
+    """What came of a prompt, in a line; the first that a generator is given has its programs compiled."""
     count = len(continuation.text)
-    words = f"{count} bytes in {seconds:.2f} s, ended by {continuation.ended_by}"
+    words = f"{count} bytes in {seconds:.2f} s{', compiling included' * is_first}, ended by {continuation.ended_by}"
     if count:
         words += f"; {float(continuation.nats.sum()) / math.log(2) / count:.3f} bits per byte"
     if continuation.starts is not None:
@@ -183,7 +183,8 @@ def main(arguments: Arguments) -> None:
     generator = None
     for prompt in prompts(arguments):
         room = len(source.ids_of(prompt)) + max(arguments.max_new_bytes, 0)
-        if generator is None or (arguments.capacity is None and room > generator.capacity):
+        is_first = generator is None or (arguments.capacity is None and room > generator.capacity)
+        if is_first:
             capacity = arguments.capacity or max(1024, 1 << (room - 1).bit_length())
             generator = Generator(source, capacity=capacity, ahead=arguments.ahead)
         begin = time.perf_counter()
@@ -191,7 +192,7 @@ def main(arguments: Arguments) -> None:
         if not arguments.raw:
             sys.stdout.write("\n")
             sys.stdout.flush()
-        sys.stderr.write(f"{report(continuation, time.perf_counter() - begin)}\n")
+        sys.stderr.write(f"{report(continuation, time.perf_counter() - begin, is_first)}\n")
         if arguments.show_patches:
             show(arguments, generator, continuation)
 

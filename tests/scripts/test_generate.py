@@ -34,11 +34,14 @@ def test_a_prompt_from_the_command_line_a_file_or_the_standard_input(runs, tmp_p
     (tmp_path / "prompt").write_bytes(b"one two")
     given, error = run(capsysbinary, monkeypatch, *model, "one two")
     assert len(given) == 12
-    assert re.search(rb"12 bytes in [\d.]+ s, ended by bytes; [\d.]+ bits per byte; \d+ patches began", error)
+    assert re.search(
+        rb"12 bytes in [\d.]+ s, compiling included, ended by bytes; [\d.]+ bits per byte; \d+ patches began", error
+    )
     assert run(capsysbinary, monkeypatch, *model, "--prompt-file", tmp_path / "prompt").out == given
     assert run(capsysbinary, monkeypatch, *model, stdin=b"one two").out == given
     several = run(capsysbinary, monkeypatch, *model, "--interactive", stdin=b"one two\none two\n")
     assert several.out == given * 2
+    assert several.err.count(b"12 bytes in ") == 2 and several.err.count(b"compiling included") == 1
 
 
 def test_guessing_ahead_writes_the_same_and_says_how_far_it_held(runs, capsysbinary, monkeypatch):
