@@ -6,9 +6,9 @@ are drawn are numbers that the compiled program is given. `Generator` calls them
 
 Rows end their patches at different bytes, and the global model is most of the work. So a row whose patch has ended
 waits, its last byte drawn and known to the patching rule alone, until so many others wait (`Program.together`). With 16
-rows of `blt-bench`, each 128 to 384 bytes long, eight on each of two devices of a CPU with two cores
-(scripts/benchmark_generate.py, jax 0.12.0.1), a byte took 0.89 ms where half of the rows wait, 1.20 where the global model
-runs when any does, masked, and 1.42 where all must wait, so that patches are in step.
+rows of `blt-bench`, each 128 to 384 bytes long, eight on each of two devices of a CPU with two cores, a byte took 0.89 ms
+where half of the rows wait, 1.20 where the global model runs when any does, masked, and 1.42 where all must wait, so that
+patches are in step (scripts/benchmark_generate.py, jax 0.12.0.1).
 """
 
 import dataclasses
