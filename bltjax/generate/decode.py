@@ -5,10 +5,10 @@ programs are compiled once for a batch size and a `Program`: how long prompts ar
 are drawn are numbers that the compiled program is given. `Generator` calls them; it alone turns text into ids.
 
 Rows end their patches at different bytes, and the global model is most of the work. So a row whose patch has ended
-waits, its last byte drawn and known to the patching rule alone, until so many others wait (`Program.together`). With 16
-rows of `blt-bench`, each 128 to 384 bytes long, eight on each of two devices of a CPU with two cores, a byte took 0.89 ms
-where half of the rows wait, 1.20 where the global model runs when any does, masked, and 1.42 where all must wait, so that
-patches are in step (scripts/benchmark_generate.py, jax 0.12.0.1).
+waits, its last byte drawn and known to the patching rule alone, until so many others wait (`Program.together`). With
+16 rows of `blt-bench`, each 128 to 384 bytes long, eight on each of two devices of a CPU with two cores, a byte took
+0.89 ms where half of the rows wait, 1.20 where the global model runs when any does, masked, and 1.42 where all must
+wait, so that patches are in step (scripts/benchmark_generate.py, jax 0.12.0.1).
 """
 
 import dataclasses
