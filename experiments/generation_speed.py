@@ -29,7 +29,6 @@ import csv
 import dataclasses
 import math
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,20 +36,16 @@ from typing import Any
 import jax
 import numpy as np
 import tyro
-from jaxtyping import Float
-from scipy import stats
 
 from bltjax import families
 from bltjax.config import ByteTransformerConfig, MegabyteConfig, ModelConfig, TransformerConfig
 from bltjax.generate import Generator, Sampling, Source, Stop
 from bltjax.scaling.plots import best_of_budgets, save, series_name, speed_figure
 from bltjax.scaling.store import replace_file, write_table
+from bltjax.scaling.turns import median_interval, speeds_in_turns
 from bltjax.trained import load_source
 
 Row = dict[str, Any]
-
-LEVEL = 0.95  # of the intervals
-FEWEST_TURNS = 6  # of which the smallest and the largest are such an interval
 
 NUMBERS = ("budget", "training_flops", "heldout_bits_per_byte", "heldout_bytes", "parameters", "seed")
 FLAT = ByteTransformerConfig(TransformerConfig(width=512, layers=8, heads=8))
@@ -115,54 +110,25 @@ def fresh(config: ModelConfig) -> Source:
     return Source(config, jax.tree.map(np.asarray, params))
 
 
-def bytes_per_second(sources: Sequence[Source], arguments: Arguments) -> Float[np.ndarray, "models turns"]:
-    """Of each model, in each turn."""
+def timed(models: Sequence[Row], sources: Sequence[Source], arguments: Arguments) -> list[Row]:
+    """The models with their speed in each turn, and its median."""
     prompt = Path(__file__).read_bytes()[: arguments.prompt_bytes]
     room = 1 + arguments.prompt_bytes + arguments.new_bytes  # 1: BOS
 
-    def writer(source: Source) -> Callable[[int], float]:
+    def writer(source: Source) -> Callable[[int], int]:
         generator = Generator(source, capacity=room)
 
-        def write(seed: int) -> float:
-            begin = time.perf_counter()
+        def write(seed: int) -> int:
             found = generator([prompt], arguments.new_bytes, Sampling(temperature=1.0, seed=seed), Stop(eos=False))
-            return len(found[0].text) / (time.perf_counter() - begin)
+            return len(found[0].text)
 
         return write
 
-    writers = [writer(source) for source in sources]
-    for write in writers:
-        write(0)  # compiles
-    turns: list[list[float]] = []
-    begin = time.perf_counter()
-    while len(turns) < FEWEST_TURNS or time.perf_counter() - begin < arguments.seconds:
-        way = 1 if len(turns) % 2 else -1
-        turns.append([write(1 + len(turns)) for write in writers[::way]][::way])
-    return np.array(turns).T
-
-
-def timed(models: Sequence[Row], sources: Sequence[Source], arguments: Arguments) -> list[Row]:
-    """The models with their speed in each turn, and its median."""
-    speeds = bytes_per_second(sources, arguments)
+    speeds = speeds_in_turns([writer(source) for source in sources], arguments.seconds)
     return [
         {**row, "turns": turns, "bytes_per_second": float(np.median(turns))}
         for row, turns in zip(models, speeds, strict=True)
     ]
-
-
-def median_interval(values: Float[np.ndarray, "turns"], level: float = LEVEL) -> tuple[float, float]:
-    """Two of the values, between which the median of what they were drawn from lies with at least that probability.
-
-    How many independent values lie below their median is binomial, whatever their distribution.
-
-    Raises:
-      ValueError: for fewer values than reach that probability.
-    """
-    left_out = int(stats.binom.ppf((1 - level) / 2, len(values), 0.5)) - 1  # at either end
-    if left_out < 0:
-        raise ValueError(f"values: {len(values)} are too few for an interval of {level:.0%}.")
-    ordered = np.sort(values)
-    return float(ordered[left_out]), float(ordered[-1 - left_out])
 
 
 def pair(kind: str, one: Row, other: Row) -> Row:
@@ -197,12 +163,9 @@ def main(arguments: Arguments) -> None:
     pairs = pairs_of(models)
     if arguments.claim:
         named = {"MEGABYTE, random weights": MEGABYTE, "flat bytes, random weights": FLAT}
-        claimed: list[Row] = [
-            {"name": name, "parameters": count(config), "heldout_bits_per_byte": math.nan}
-            for name, config in named.items()
-        ]
-        claimed = timed(claimed, [fresh(config) for config in named.values()], arguments)
-        pairs = [pair("claim", claimed[0], claimed[1]), *pairs]
+        unknown = {"heldout_bits_per_byte": math.nan}
+        claimed: list[Row] = [{"name": name, "parameters": count(c), **unknown} for name, c in named.items()]
+        pairs = [pair("claim", *timed(claimed, [fresh(c) for c in named.values()], arguments)), *pairs]
     models = [{name: value for name, value in row.items() if name != "turns"} for row in models]
     arguments.out.mkdir(parents=True, exist_ok=True)
     write_table(models, arguments.out, "models")
