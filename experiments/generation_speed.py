@@ -18,10 +18,10 @@ a Transformer of 350M, at better bits per byte. Here that claim is put in three 
     equal FLOPs    trained with one budget: each family's best against the best of flat bytes
     equal quality  each against the run of flat bytes whose bits per byte are nearest; how near is in the table
 
-Expected on 2 cores: no 40 %. MEGABYTE is 1.02 times as fast with 4.5 times the parameters, and .93 to 1.04 times as
-fast as flat bytes of the CPU ladder; tokens reach .7 to .9 of flat bytes, BLT .5 to .65, both at far better bits per
-byte. A second call gives ratios up to .03 beside the first, a little more than their intervals say. Those models are so
-small that a step is bound by the number of operations; the first is bound by memory.
+Expected on 2 cores: no 40 %. MEGABYTE is 1.02 to 1.05 times as fast with 4.5 times the parameters, and .93 to 1.05
+times as fast as flat bytes of the CPU ladder; tokens reach .7 to .9 of flat bytes, BLT .5 to .65, both at far better
+bits per byte. Another call gives ratios up to .03 beside the first, a little more than their intervals say. Those
+models are so small that a step is bound by the number of operations; the first is bound by memory.
 It leaves in runs/generation_speed (or --out): models.csv, pairs.csv (and .parquet), speed.png, speed.svg, summary.txt.
 """
 
