@@ -28,7 +28,7 @@ from bltjax.generate.kinds import Kind, Model, kind_of
 from bltjax.generate.sampling import Drawing, draw
 from bltjax.parallel import by_replica
 
-TOGETHER = 0.5  # the best of what was measured, as above
+TOGETHER = 0.5  # the best of the three that were measured
 
 RUNNING, BY_EOS, BY_BYTES, BY_PATCHES = range(4)  # why a row has ended
 
